@@ -1,0 +1,95 @@
+"""A mask: which weights stay, and the pattern they obey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsekit.errors import MaskError
+from sparsekit.patterns import NM, Block, Pattern, Remainder, Unstructured
+from sparsekit.patterns.base import as_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A boolean tensor (True = stays) together with its pattern.
+
+    Args:
+        keep: bool, of the weight's shape ``(out, in, ...)``.
+        pattern: the pattern that ``keep`` obeys.
+
+    Raises:
+        MaskError: ``keep`` is not boolean, or the pattern does not admit it.
+    """
+
+    keep: Tensor
+    pattern: Pattern = Unstructured()
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool:
+            raise MaskError(f"mask: expected a bool tensor (True = stays), got {self.keep.dtype}")
+        if self.keep.dim() < 1:
+            raise MaskError("mask: expected a tensor of at least one dimension, got a scalar")
+        if not self.pattern.admits(self.keep):
+            raise MaskError(f"mask of shape {tuple(self.keep.shape)}: expected a set that {self.pattern} admits")
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's shape."""
+        return self.keep.shape
+
+    @property
+    def nnz(self) -> int:
+        """The number of kept weights."""
+        return int(self.keep.sum())
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros, in [0, 1]; 0 for an empty weight."""
+        return 1.0 - self.nnz / self.keep.numel() if self.keep.numel() else 0.0
+
+    @property
+    def remainder(self) -> Remainder:
+        """Rows and columns that the pattern cannot cover and that stay dense."""
+        return self.pattern.remainder(tuple(self.shape))
+
+    def check(self, weight: Tensor, name: str) -> None:
+        """Raise :class:`MaskError` unless this mask belongs to ``weight``, the parameter called ``name``."""
+        if self.keep.shape != weight.shape:
+            raise MaskError(f"{name}: expected a mask of shape {tuple(weight.shape)}, got {tuple(self.keep.shape)}")
+        if self.keep.device != weight.device:
+            raise MaskError(f"{name}: expected a mask on {weight.device}, got one on {self.keep.device}")
+
+    def __repr__(self) -> str:
+        left = f", {self.remainder}" if self.remainder else ""
+        return f"Mask({self.pattern}, shape={tuple(self.shape)}, sparsity={self.sparsity:.4f}{left})"
+
+
+# Tried from the most to the least structured.
+READABLE = (*(Block(side, side) for side in (64, 32, 16, 8, 4)), Block(16, 1), NM(1, 4), NM(2, 4), NM(4, 8))
+
+
+def read_mask(weight: Tensor) -> Mask:
+    """Read a mask from the zeros of ``weight`` ``(out, in, ...)``, with the most structured pattern that explains them.
+
+    Both zeros count as removed; NaN counts as kept. A pattern explains the zeros where it admits them and at least
+    98 % of them lie in units that it removed.
+    """
+    keep = weight != 0
+    zeros = keep.numel() - int(keep.sum())
+    if zeros:
+        for pattern in READABLE:
+            if _explained(pattern, keep, zeros) and pattern.admits(keep):
+                return Mask(keep, pattern)
+    return Mask(keep, Unstructured())
+
+
+def _explained(pattern: Block | NM, keep: Tensor, zeros: int) -> bool:
+    """Whether the whole units of ``pattern`` hold as many zeros as it would have made, and nearly all there are."""
+    units = pattern.pool(as_matrix(keep.float()))
+    if isinstance(pattern, NM):
+        made = units.numel() * (1.0 - pattern.n / pattern.m)
+        return 0.98 * made <= zeros <= 1.02 * made
+    return int((units == 0).sum()) * pattern.rows * pattern.columns >= 0.98 * zeros

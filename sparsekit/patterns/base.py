@@ -1,0 +1,130 @@
+"""What a pattern is: the legal sets of kept weights, and the only place that selects."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from sparsekit.errors import PatternError
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """Rows and columns of a matrix view that a pattern cannot cover and therefore keeps dense."""
+
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        parts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((self.rows, "row"), (self.columns, "column")) if n]
+        return " and ".join(parts) + " kept dense" if parts else "nothing left over"
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.columns)
+
+
+class Pattern(ABC):
+    """The sets of kept weights that are legal for one weight tensor.
+
+    A weight of shape ``(out, in, ...)`` is seen as the matrix ``(out, in * ...)``: one row per output. A pattern
+    divides that matrix into *units* that stay or go as a whole.
+    """
+
+    @abstractmethod
+    def pool(self, scores: Tensor) -> Tensor:
+        """Score of each unit.
+
+        Args:
+            scores: ``(rows, columns)``, higher = keep.
+
+        Returns:
+            ``(unit rows, unit columns)``; a unit's score is the sum of its members' scores.
+        """
+
+    @abstractmethod
+    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Inverse of :meth:`pool` for a boolean choice of units; the remainder is True (kept dense)."""
+
+    @abstractmethod
+    def admits(self, keep: Tensor) -> bool:
+        """Whether ``keep`` (bool, ``(out, in, ...)``) is a legal set of kept weights."""
+
+    def remainder(self, shape: tuple[int, ...]) -> Remainder:
+        """Rows and columns of a weight of ``shape`` that no whole unit covers; they stay dense."""
+        return Remainder(0, 0)
+
+    def sparsity(self, requested: float | None) -> float:
+        """The sparsity to use when ``requested`` was asked for.
+
+        Raises:
+            PatternError: the request is missing, outside [0, 1), or contradicts the pattern.
+        """
+        if requested is None:
+            raise PatternError(f"{self} does not fix its own sparsity: expected sparsity in [0, 1), got None")
+        return check_sparsity(requested)
+
+    def select(self, scores: Tensor, sparsity: float | None, *, by_row: bool = False) -> Tensor:
+        """Choose what stays: the highest scores, exactly ``units - floor(sparsity * units)`` of them.
+
+        Among equal scores the lower index (row-major) stays. Nothing else in sparsekit selects.
+
+        Args:
+            scores: ``(out, in, ...)``, finite, higher = keep.
+            sparsity: fraction of units that go, in [0, 1).
+            by_row: compare and count within each row of units instead of within the whole tensor.
+
+        Returns:
+            bool tensor of ``scores.shape``, True = stays.
+
+        Raises:
+            PatternError: the sparsity is outside [0, 1), or the scores contain NaN.
+        """
+        fraction = self.sparsity(sparsity)
+        matrix = as_matrix(scores)
+        if bool(torch.isnan(matrix).any()):
+            raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(matrix).sum())} NaN")
+        units = self.pool(matrix)
+        if by_row:
+            keep = keep_highest(units, units.shape[1] - removed(fraction, units.shape[1]))
+        else:
+            count = units.numel() - removed(fraction, units.numel())
+            keep = keep_highest(units.reshape(1, -1), count).reshape(units.shape)
+        return self.spread(keep, (matrix.shape[0], matrix.shape[1])).reshape(scores.shape)
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """The matrix view ``(out, in * ...)`` of a weight of at least one dimension."""
+    return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
+
+
+def check_sparsity(sparsity: float) -> float:
+    """Return ``sparsity`` as a float, or raise :class:`PatternError` where it is not in [0, 1)."""
+    value = float(sparsity)
+    if not 0.0 <= value < 1.0:
+        raise PatternError(f"sparsity: expected a fraction of zeros in [0, 1), got {sparsity}")
+    return value
+
+
+def removed(sparsity: float, count: int) -> int:
+    """``floor(sparsity * count)`` for the decimal number the user wrote: 0.29 of 100 is 29, not 28."""
+    return math.floor(Fraction(sparsity).limit_denominator(10**9) * count)
+
+
+def keep_highest(scores: Tensor, count: int) -> Tensor:
+    """Per row of ``scores`` ``(rows, n)``, True at the ``count`` highest; ties go to the lower index."""
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    if count <= 0 or scores.shape[0] == 0:
+        return keep
+    n = scores.shape[1]
+    if count >= n:
+        return ~keep
+    threshold = scores.kthvalue(n - count + 1, dim=1, keepdim=True).values
+    above = scores > threshold
+    ties = scores == threshold
+    room = count - above.sum(dim=1, keepdim=True)
+    return above | (ties & (ties.cumsum(dim=1) <= room))

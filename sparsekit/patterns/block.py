@@ -1,0 +1,56 @@
+"""Rectangles of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsekit.errors import PatternError
+from sparsekit.patterns.base import Pattern, Remainder, as_matrix
+
+
+@dataclass(frozen=True)
+class Block(Pattern):
+    """Blocks of ``rows`` outputs by ``columns`` inputs stay or go as a whole.
+
+    Where the matrix does not divide, the trailing rows and columns that fill no whole block are kept dense.
+
+    Raises:
+        PatternError: a side is smaller than 1.
+
+    Source: Gray, Radford, Kingma 2017, "GPU Kernels for Block-Sparse Weights".
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise PatternError(f"Block: expected sides of at least 1, got {self.rows} x {self.columns}")
+
+    def remainder(self, shape: tuple[int, ...]) -> Remainder:
+        """Return the trailing rows and columns that fill no whole block."""
+        return Remainder(shape[0] % self.rows, torch.Size(shape[1:]).numel() % self.columns)
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the sum of the scores of each whole block, in float64 so that ties stay ties."""
+        return self._tiles(scores.double()).sum(dim=(1, 3))
+
+    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Repeat each block's choice over its weights; trailing rows and columns are kept."""
+        keep = units.new_ones(shape, dtype=torch.bool)
+        whole = units.repeat_interleave(self.rows, dim=0).repeat_interleave(self.columns, dim=1)
+        keep[: whole.shape[0], : whole.shape[1]] = whole
+        return keep
+
+    def admits(self, keep: Tensor) -> bool:
+        """Whether every whole block is kept or removed as a whole."""
+        tiles = self._tiles(as_matrix(keep))
+        return bool((tiles.all(dim=3).all(dim=1) == tiles.any(dim=3).any(dim=1)).all())
+
+    def _tiles(self, matrix: Tensor) -> Tensor:
+        """View of the whole blocks, ``(block rows, rows, block columns, columns)``."""
+        high, wide = matrix.shape[0] // self.rows, matrix.shape[1] // self.columns
+        return matrix[: high * self.rows, : wide * self.columns].reshape(high, self.rows, wide, self.columns)

@@ -1,0 +1,68 @@
+"""N of every M consecutive inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsekit.errors import PatternError
+from sparsekit.patterns.base import Pattern, Remainder, as_matrix, check_sparsity, keep_highest
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """Keep ``n`` of every ``m`` consecutive inputs of an output row.
+
+    The pattern fixes its own sparsity, ``1 - n / m``. Where a row's length is not a multiple of ``m``, the last
+    ``length % m`` columns are kept dense. A group that keeps fewer than ``n`` is legal.
+
+    Raises:
+        PatternError: not ``1 <= n <= m``.
+
+    Source: Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks", section 3; ``n`` counts kept weights.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise PatternError(f"NM: expected 1 <= n <= m (keep n of every m), got n={self.n}, m={self.m}")
+
+    def sparsity(self, requested: float | None) -> float:
+        """Return ``1 - n / m``; raise where another sparsity was asked for."""
+        own = 1.0 - self.n / self.m
+        if requested is not None and abs(check_sparsity(requested) - own) > 1e-6:
+            raise PatternError(f"{self} fixes its own sparsity: expected {own:g} or None, got {requested}")
+        return own
+
+    def remainder(self, shape: tuple[int, ...]) -> Remainder:
+        """Return the trailing columns that do not fill a group."""
+        return Remainder(0, torch.Size(shape[1:]).numel() % self.m)
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return ``scores`` without the trailing columns that do not fill a group."""
+        return scores[:, : scores.shape[1] - scores.shape[1] % self.m]
+
+    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Append the trailing columns, kept."""
+        keep = units.new_ones(shape, dtype=torch.bool)
+        keep[:, : units.shape[1]] = units
+        return keep
+
+    def select(self, scores: Tensor, sparsity: float | None = None, *, by_row: bool = False) -> Tensor:
+        """Keep the ``n`` highest scores of each group; see :meth:`Pattern.select`. ``by_row`` changes nothing."""
+        self.sparsity(sparsity)
+        matrix = as_matrix(scores)
+        if bool(torch.isnan(matrix).any()):
+            raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(matrix).sum())} NaN")
+        units = self.pool(matrix)
+        keep = keep_highest(units.reshape(-1, self.m), self.n).reshape(units.shape)
+        return self.spread(keep, (matrix.shape[0], matrix.shape[1])).reshape(scores.shape)
+
+    def admits(self, keep: Tensor) -> bool:
+        """Whether no whole group keeps more than ``n``."""
+        groups = self.pool(as_matrix(keep)).reshape(-1, self.m)
+        return bool((groups.sum(dim=1) <= self.n).all())
