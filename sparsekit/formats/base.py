@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from sparsekit.errors import FormatError
 from sparsekit.mask import Mask
+from sparsekit.patterns.base import as_matrix
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that a format can store."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,16 @@ class Format(ABC):
     values: Tensor
     """The stored values, padding included; its dtype and device are the format's."""
 
+    def __post_init__(self) -> None:
+        negative = {name: value for name, value in self.integers().items() if value < 0}
+        if negative:
+            raise FormatError(f"{self}: expected sizes of at least 0, got {negative}")
+        self._expect("values", self._values_shape(), *FLOATING)
+        self._check_parts()
+        devices = {str(t.device) for t in self.tensors().values()}
+        if len(devices) > 1:
+            raise FormatError(f"{self}: expected all parts on one device, got {', '.join(sorted(devices))}")
+
     @classmethod
     @abstractmethod
     def accepts(cls, mask: Mask) -> Refusal | None:
@@ -62,6 +78,22 @@ class Format(ABC):
     def unpack(self) -> Tensor:
         """Return the dense ``(rows, columns)`` matrix, bit for bit."""
 
+    @abstractmethod
+    def _values_shape(self) -> tuple[int, ...]:
+        """The shape that ``values`` must have; -1 where any size will do."""
+
+    def _check_parts(self) -> None:  # noqa: B027 - a format of values alone has nothing to add
+        """Check the shapes and dtypes of the parts other than ``values``; constant time, reads no tensor."""
+
+    def validate(self) -> None:  # noqa: B027 - a format without indices has nothing to add
+        """Read every index and check that it is in range and in order.
+
+        A packed weight that came from outside (a file, a state dict) is validated before a kernel sees it.
+
+        Raises:
+            FormatError: an index or offset that no ``pack`` writes.
+        """
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensor fields by name."""
         return {n: v for n, v in self._fields() if isinstance(v, Tensor)}
@@ -72,13 +104,48 @@ class Format(ABC):
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], integers: Mapping[str, int]) -> Self:
-        """Build a format from what :meth:`tensors` and :meth:`integers` returned."""
-        return cls(**tensors, **integers)
+        """Build a format from what :meth:`tensors` and :meth:`integers` returned.
+
+        Raises:
+            FormatError: a part is missing or unknown, or the parts do not belong together.
+        """
+        parts: dict[str, Any] = {**tensors, **integers}
+        expected = {f.name for f in dataclasses.fields(cls)}
+        if parts.keys() != expected:
+            raise FormatError(f"{cls.name}: expected the parts {sorted(expected)}, got {sorted(parts)}")
+        return cls(**parts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def __repr__(self) -> str:
+        sizes = "".join(f", {n}={v}" for n, v in self.integers().items() if n not in ("rows", "columns"))
+        return f"{type(self).__name__}({self.rows} x {self.columns}{sizes}, {self.values.dtype})"
+
+    @classmethod
+    def _kept(cls, weight: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Check the arguments of :meth:`pack`; return weight and mask as contiguous matrices ``(rows, columns)``."""
+        if weight.dtype not in FLOATING:
+            raise FormatError(
+                f"{cls.name}: expected a weight of float64, float32, bfloat16 or float16, got {weight.dtype}"
+            )
+        mask.check(weight, f"{cls.name} weight")
+        refusal = cls.accepts(mask)
+        if refusal is not None:
+            raise FormatError(f"{cls.name} refuses {mask}: {refusal}")
+        return as_matrix(weight.detach()).contiguous(), as_matrix(mask.keep).contiguous()
+
+    def _expect(self, part: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+        """Raise :class:`FormatError` unless ``part`` has ``shape`` (-1 = any) and one of ``dtypes``."""
+        tensor: Tensor = getattr(self, part)
+        fits = tensor.dim() == len(shape) and all(want in (-1, got) for want, got in zip(shape, tensor.shape))
+        if not fits or tensor.dtype not in dtypes:
+            wanted = " or ".join(str(d) for d in dtypes)
+            raise FormatError(
+                f"{self}: expected {part} of shape {shape} in {wanted}, got {tuple(tensor.shape)} in {tensor.dtype}"
+            )
 
     def _fields(self) -> list[tuple[str, Any]]:
         return [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]

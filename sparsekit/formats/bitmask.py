@@ -1,0 +1,73 @@
+"""One bit per weight says whether it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from sparsekit.errors import FormatError
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.formats.bits import pack_bits, unpack_bits
+from sparsekit.formats.offsets import OFFSET_DTYPES, check_offsets, offsets_from_counts
+from sparsekit.mask import Mask
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bitmask(Format):
+    """The kept weights row by row, and a map of one bit per weight.
+
+    ``values`` ``(nnz,)``; ``bits`` uint16 ``(rows, ceil(columns / 16))``: bit ``j`` of word ``g`` stands for column
+    ``16 g + j``, spare bits are 0; ``row_offsets`` ``(rows + 1,)``, int32 or int64. Smaller than CSR below a sparsity
+    of 15/16.
+    """
+
+    name: ClassVar[str] = "bitmask"
+
+    bits: Tensor
+    row_offsets: Tensor
+
+    @classmethod
+    def accepts(cls, mask: Mask) -> Refusal | None:
+        """Accept every mask."""
+        return None
+
+    @classmethod
+    def pack(cls, weight: Tensor, mask: Mask) -> Self:
+        """Store the kept weights and the map; see :meth:`Format.pack`."""
+        matrix, keep = cls._kept(weight, mask)
+        return cls(
+            rows=matrix.shape[0],
+            columns=matrix.shape[1],
+            values=matrix[keep],
+            bits=pack_bits(keep, torch.uint16),
+            row_offsets=offsets_from_counts(keep.sum(dim=1)),
+        )
+
+    def unpack(self) -> Tensor:
+        """Return the dense ``(rows, columns)`` matrix, bit for bit."""
+        dense = self.values.new_zeros(self.rows, self.columns)
+        dense[unpack_bits(self.bits, self.columns)] = self.values
+        return dense
+
+    def validate(self) -> None:
+        """Check that the map holds as many bits per row as there are values; see :meth:`Format.validate`."""
+        check_offsets(self.row_offsets, self.values.numel(), f"{self} row_offsets")
+        flags = unpack_bits(self.bits, 16 * self.bits.shape[1])
+        if bool(flags[:, self.columns :].any()):
+            raise FormatError(f"{self} bits: expected spare bits of 0, got some that are 1")
+        wrong = (flags.sum(dim=1) != self.row_offsets.diff()).nonzero()
+        if wrong.numel():
+            row = int(wrong[0])
+            stored, marked = int(self.row_offsets.diff()[row]), int(flags[row].sum())
+            raise FormatError(f"{self} bits: expected {stored} bits in row {row} as row_offsets say, got {marked}")
+
+    def _values_shape(self) -> tuple[int, ...]:
+        return (-1,)
+
+    def _check_parts(self) -> None:
+        self._expect("bits", (self.rows, -(-self.columns // 16)), torch.uint16)
+        self._expect("row_offsets", (self.rows + 1,), *OFFSET_DTYPES)
