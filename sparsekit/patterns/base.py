@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,14 @@ class Pattern(ABC):
     A weight of shape ``(out, in, ...)`` is seen as the matrix ``(out, in * ...)``: one row per output. A pattern
     divides that matrix into *units* that stay or go as a whole.
     """
+
+    fixes_sparsity: ClassVar[bool] = False
+    """Whether the pattern alone says how many weights go, so that no budget can be shared out."""
+
+    @property
+    def width(self) -> int:
+        """Columns that have to be chosen together: a matrix cut at its multiples is chosen part by part."""
+        return 1
 
     @abstractmethod
     def pool(self, scores: Tensor) -> Tensor:
@@ -85,16 +94,38 @@ class Pattern(ABC):
             PatternError: the sparsity is outside [0, 1), or the scores contain NaN.
         """
         fraction = self.sparsity(sparsity)
+        high, wide = self.grid(tuple(scores.shape))
+        return self.choose(scores, removed(fraction, wide if by_row else high * wide), by_row=by_row)
+
+    def choose(self, scores: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
+        """Like :meth:`select`, where a count of units is known: exactly the ``gone`` lowest go, even all of them.
+
+        Args:
+            scores: ``(out, in, ...)``, higher = keep.
+            gone: units that go; with ``by_row``, of each row of units. A pattern that fixes its sparsity ignores it.
+            by_row: compare within each row of units instead of within the whole tensor.
+
+        Returns:
+            bool tensor of ``scores.shape``, True = stays.
+
+        Raises:
+            PatternError: the scores contain NaN.
+        """
         matrix = as_matrix(scores)
         if bool(torch.isnan(matrix).any()):
             raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(matrix).sum())} NaN")
         units = self.pool(matrix)
-        if by_row:
-            keep = keep_highest(units, units.shape[1] - removed(fraction, units.shape[1]))
-        else:
-            count = units.numel() - removed(fraction, units.numel())
-            keep = keep_highest(units.reshape(1, -1), count).reshape(units.shape)
+        keep = self.keep(units if by_row else units.reshape(1, -1), gone).reshape(units.shape)
         return self.spread(keep, (matrix.shape[0], matrix.shape[1])).reshape(scores.shape)
+
+    def keep(self, units: Tensor, gone: int) -> Tensor:
+        """True at all but the ``gone`` lowest of each row of ``units`` ``(rows, n)``; ties go to the lower index."""
+        return keep_highest(units, units.shape[1] - gone)
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return ``(unit rows, unit columns)`` of a weight of ``shape``."""
+        units = self.pool(as_matrix(torch.empty(shape, device="meta")))
+        return units.shape[0], units.shape[1]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -104,15 +135,18 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 def check_sparsity(sparsity: float) -> float:
     """Return ``sparsity`` as a float, or raise :class:`PatternError` where it is not in [0, 1)."""
-    value = float(sparsity)
+    try:
+        value = float(sparsity)
+    except (TypeError, ValueError):
+        value = math.nan
     if not 0.0 <= value < 1.0:
-        raise PatternError(f"sparsity: expected a fraction of zeros in [0, 1), got {sparsity}")
+        raise PatternError(f"sparsity: expected a fraction of zeros in [0, 1), got {sparsity!r}")
     return value
 
 
 def removed(sparsity: float, count: int) -> int:
-    """``floor(sparsity * count)`` for the decimal number the user wrote: 0.29 of 100 is 29, not 28."""
-    return math.floor(Fraction(sparsity).limit_denominator(10**9) * count)
+    """``floor(sparsity * count)`` of the number that was meant: 0.29 of 100 is 29 (not 28), and ``k / n`` of n is k."""
+    return math.floor(Fraction(sparsity).limit_denominator(10**9) * count + Fraction(1, 10**7))
 
 
 def keep_highest(scores: Tensor, count: int) -> Tensor:

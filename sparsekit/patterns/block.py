@@ -30,6 +30,11 @@ class Block(Pattern):
         if self.rows < 1 or self.columns < 1:
             raise PatternError(f"Block: expected sides of at least 1, got {self.rows} x {self.columns}")
 
+    @property
+    def width(self) -> int:
+        """Return the columns of a block."""
+        return self.columns
+
     def remainder(self, shape: tuple[int, ...]) -> Remainder:
         """Return the trailing rows and columns that fill no whole block."""
         return Remainder(shape[0] % self.rows, torch.Size(shape[1:]).numel() % self.columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,10 +27,16 @@ class NM(Pattern):
 
     n: int
     m: int
+    fixes_sparsity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= self.m:
             raise PatternError(f"NM: expected 1 <= n <= m (keep n of every m), got n={self.n}, m={self.m}")
+
+    @property
+    def width(self) -> int:
+        """Return the columns of a group."""
+        return self.m
 
     def sparsity(self, requested: float | None) -> float:
         """Return ``1 - n / m``; raise where another sparsity was asked for."""
@@ -54,13 +61,11 @@ class NM(Pattern):
 
     def select(self, scores: Tensor, sparsity: float | None = None, *, by_row: bool = False) -> Tensor:
         """Keep the ``n`` highest scores of each group; see :meth:`Pattern.select`. ``by_row`` changes nothing."""
-        self.sparsity(sparsity)
-        matrix = as_matrix(scores)
-        if bool(torch.isnan(matrix).any()):
-            raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(matrix).sum())} NaN")
-        units = self.pool(matrix)
-        keep = keep_highest(units.reshape(-1, self.m), self.n).reshape(units.shape)
-        return self.spread(keep, (matrix.shape[0], matrix.shape[1])).reshape(scores.shape)
+        return super().select(scores, sparsity, by_row=by_row)
+
+    def keep(self, units: Tensor, gone: int) -> Tensor:
+        """True at the ``n`` highest of each group of ``units`` ``(rows, k * m)``; ties go to the lower index."""
+        return keep_highest(units.reshape(-1, self.m), self.n).reshape(units.shape)
 
     def admits(self, keep: Tensor) -> bool:
         """Whether no whole group keeps more than ``n``."""
