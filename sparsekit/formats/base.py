@@ -120,6 +120,9 @@ class Format(ABC):
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_signed, (type(self), as_signed(self.tensors()), self.integers())
+
     def __repr__(self) -> str:
         sizes = "".join(f", {n}={v}" for n, v in self.integers().items() if n not in ("rows", "columns"))
         return f"{type(self).__name__}({self.rows} x {self.columns}{sizes}, {self.values.dtype})"
@@ -149,3 +152,17 @@ class Format(ABC):
 
     def _fields(self) -> list[tuple[str, Any]]:
         return [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
+
+
+def as_signed(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, bool]]:
+    """Each tensor, uint16 seen as int16, and whether it was: torch cannot unpickle uint16."""
+    return {n: (t.view(torch.int16), True) if t.dtype == torch.uint16 else (t, False) for n, t in tensors.items()}
+
+
+def as_unsigned(tensors: Mapping[str, tuple[Tensor, bool]]) -> dict[str, Tensor]:
+    """Inverse of :func:`as_signed`."""
+    return {n: t.view(torch.uint16) if unsigned else t for n, (t, unsigned) in tensors.items()}
+
+
+def _from_signed(cls: type[Format], tensors: Mapping[str, tuple[Tensor, bool]], integers: Mapping[str, int]) -> Format:
+    return cls.from_parts(as_unsigned(tensors), integers)

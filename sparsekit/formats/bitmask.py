@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
 from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
-from sparsekit.formats.bits import pack_bits, unpack_bits
+from sparsekit.formats.bits import pack_fields, unpack_fields
 from sparsekit.formats.offsets import OFFSET_DTYPES, check_offsets, offsets_from_counts
 from sparsekit.mask import Mask
 
@@ -43,20 +44,20 @@ class Bitmask(Format):
             rows=matrix.shape[0],
             columns=matrix.shape[1],
             values=matrix[keep],
-            bits=pack_bits(keep, torch.uint16),
+            bits=_pack_words(keep),
             row_offsets=offsets_from_counts(keep.sum(dim=1)),
         )
 
     def unpack(self) -> Tensor:
         """Return the dense ``(rows, columns)`` matrix, bit for bit."""
         dense = self.values.new_zeros(self.rows, self.columns)
-        dense[unpack_bits(self.bits, self.columns)] = self.values
+        dense[_unpack_words(self.bits)[:, : self.columns]] = self.values
         return dense
 
     def validate(self) -> None:
         """Check that the map holds as many bits per row as there are values; see :meth:`Format.validate`."""
         check_offsets(self.row_offsets, self.values.numel(), f"{self} row_offsets")
-        flags = unpack_bits(self.bits, 16 * self.bits.shape[1])
+        flags = _unpack_words(self.bits)
         if bool(flags[:, self.columns :].any()):
             raise FormatError(f"{self} bits: expected spare bits of 0, got some that are 1")
         wrong = (flags.sum(dim=1) != self.row_offsets.diff()).nonzero()
@@ -71,3 +72,16 @@ class Bitmask(Format):
     def _check_parts(self) -> None:
         self._expect("bits", (self.rows, -(-self.columns // 16)), torch.uint16)
         self._expect("row_offsets", (self.rows + 1,), *OFFSET_DTYPES)
+
+
+def _pack_words(flags: Tensor) -> Tensor:
+    """Bool ``(rows, n)`` to uint16 ``(rows, ceil(n / 16))``."""
+    halves = pack_fields(F.pad(flags.to(torch.uint8), (0, -flags.shape[1] % 16)), 1).to(torch.int32)
+    return (halves[:, 0::2] | (halves[:, 1::2] << 8)).to(torch.uint16)
+
+
+def _unpack_words(words: Tensor) -> Tensor:
+    """Inverse of :func:`_pack_words`, spare bits included: bool ``(rows, 16 * words)``."""
+    rows, wide = words.shape[0], words.to(torch.int32)
+    halves = torch.stack([wide & 0xFF, wide >> 8], dim=2).to(torch.uint8)
+    return unpack_fields(halves.reshape(rows, 2 * words.shape[1]), 1, 16 * words.shape[1]).bool()

@@ -1,4 +1,7 @@
-"""Rows of flags packed into words: flag ``j`` of a row is bit ``j % width`` of the row's word ``j // width``."""
+"""Rows of small numbers packed into bytes, the lowest bit first.
+
+Bit ``j`` of a row's stream is bit ``j % 8`` of byte ``j // 8``.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WIDTHS = {torch.uint8: 8, torch.uint16: 16}
+
+def pack_fields(fields: Tensor, bits: int) -> Tensor:
+    """Pack uint8 ``fields`` ``(rows, n)``, each below ``2**bits``, into uint8 ``(rows, ceil(n * bits / 8))``."""
+    rows, n = fields.shape
+    if bits == 0:
+        return fields.new_empty(rows, 0)
+    if 8 % bits:  # a field may straddle two bytes: go through single bits
+        shifts = torch.arange(bits, dtype=torch.uint8, device=fields.device)
+        return pack_fields(((fields.unsqueeze(2) >> shifts) & 1).reshape(rows, n * bits), 1)
+    words = F.pad(fields, (0, -n % (8 // bits)))
+    while bits < 8:  # fold neighbours into one word of twice the bits
+        words = words[:, 0::2] | (words[:, 1::2] << bits)
+        bits *= 2
+    return words
 
 
-def pack_bits(flags: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pack bool ``flags`` ``(rows, n)`` into ``(rows, ceil(n / width))`` words of ``dtype``; spare bits are 0."""
-    rows, n = flags.shape
-    width = _WIDTHS[dtype]
-    words = -(-n // width)
-    padded = F.pad(flags, (0, words * width - n)) if n % width else flags
-    shifts = torch.arange(width, dtype=torch.int32, device=flags.device)
-    shifted = padded.reshape(rows, words, width).to(torch.int32) << shifts
-    return shifted.sum(dim=2, dtype=torch.int32).to(dtype)
-
-
-def unpack_bits(words: Tensor, n: int) -> Tensor:
-    """Inverse of :func:`pack_bits`: the first ``n`` flags of each row, bool ``(rows, n)``."""
-    width = _WIDTHS[words.dtype]
-    shifts = torch.arange(width, dtype=torch.int32, device=words.device)
-    flags = (words.to(torch.int32).unsqueeze(2) >> shifts) & 1
-    return flags.reshape(words.shape[0], words.shape[1] * width)[:, :n].bool()
+def unpack_fields(packed: Tensor, bits: int, n: int) -> Tensor:
+    """Inverse of :func:`pack_fields`: the first ``n`` fields of each row, uint8 ``(rows, n)``."""
+    rows = packed.shape[0]
+    if bits == 0:
+        return packed.new_zeros(rows, n)
+    if 8 % bits:
+        shifts = torch.arange(bits, dtype=torch.uint8, device=packed.device)
+        return (unpack_fields(packed, 1, n * bits).reshape(rows, n, bits) << shifts).sum(dim=2, dtype=torch.uint8)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
+    fields: Tensor = (packed.unsqueeze(2) >> shifts) & (2**bits - 1)
+    return fields.reshape(rows, packed.shape[1] * (8 // bits))[:, :n]

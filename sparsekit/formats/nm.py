@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
-from sparsekit.formats.bits import pack_bits, unpack_bits
+from sparsekit.formats.bits import pack_fields, unpack_fields
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM
 
@@ -37,10 +37,10 @@ class NMPacked(Format):
 
     @classmethod
     def accepts(cls, mask: Mask) -> Refusal | None:
-        """Accept masks whose pattern is NM."""
-        return (
-            None if isinstance(mask.pattern, NM) else Refusal(f"it stores NM patterns only, and this is {mask.pattern}")
-        )
+        """Accept masks whose pattern is NM with groups of at most 256."""
+        if not isinstance(mask.pattern, NM):
+            return Refusal(f"it stores NM patterns only, and this is {mask.pattern}")
+        return None if mask.pattern.m <= 256 else Refusal(f"it stores positions in 8 bits, and m is {mask.pattern.m}")
 
     @classmethod
     def pack(cls, weight: Tensor, mask: Mask) -> Self:
@@ -49,27 +49,30 @@ class NMPacked(Format):
         assert isinstance(mask.pattern, NM)
         n, m = mask.pattern.n, mask.pattern.m
         rows, columns = matrix.shape
+        groups = columns // m
         masked = matrix.masked_fill(~keep, 0.0)
-        grouped = columns - columns % m
-        stored = _fill_groups(keep[:, :grouped].reshape(rows, grouped // m, m), n)
-        _, _, position = stored.nonzero(as_tuple=True)
+        body, tail = masked[:, : groups * m], masked[:, groups * m :]
+        stored = _fill_groups(keep[:, : groups * m].reshape(rows, groups, m), n).reshape(-1).nonzero().squeeze(1)
+        positions = (stored % m).to(torch.uint8).reshape(rows, groups * n)
         return cls(
             rows=rows,
             columns=columns,
-            values=masked[:, :grouped][stored.reshape(rows, grouped)].reshape(rows, grouped // m * n),
+            values=body.reshape(-1)[stored].reshape(rows, groups * n),
             n=n,
             m=m,
-            positions=_pack_positions(position.reshape(rows, grouped // m * n), m),
-            tail=masked[:, grouped:].contiguous(),
+            positions=pack_fields(positions, _position_bits(m)),
+            tail=tail.contiguous(),
         )
 
     def unpack(self) -> Tensor:
         """Return the dense ``(rows, columns)`` matrix, bit for bit."""
-        groups = self.columns // self.m
-        dense = self.values.new_zeros(self.rows, groups, self.m)
-        values = self.values.reshape(self.rows, groups, self.n)
-        dense.scatter_(2, self._positions(), values)
-        return torch.cat([dense.reshape(self.rows, groups * self.m), self.tail], dim=1)
+        grouped = self.columns - self.columns % self.m
+        first = torch.arange(0, self.rows * grouped, self.m, device=self.values.device)
+        dense = self.values.new_zeros(self.rows * grouped)
+        dense[first.reshape(self.rows, grouped // self.m, 1) + self._positions()] = self.values.reshape(
+            self.rows, grouped // self.m, self.n
+        )
+        return torch.cat([dense.reshape(self.rows, grouped), self.tail], dim=1)
 
     def validate(self) -> None:
         """Check that the positions are in range and ascend within each group; see :meth:`Format.validate`."""
@@ -81,12 +84,12 @@ class NMPacked(Format):
 
     def _positions(self) -> Tensor:
         """The positions, int64 ``(rows, groups, n)``."""
-        positions = _unpack_positions(self.positions, self.values.shape[1], self.m)
-        return positions.reshape(self.rows, self.columns // self.m, self.n)
+        positions = unpack_fields(self.positions, _position_bits(self.m), self.values.shape[1])
+        return positions.long().reshape(self.rows, self.columns // self.m, self.n)
 
     def _values_shape(self) -> tuple[int, ...]:
-        if not 1 <= self.n <= self.m:
-            raise FormatError(f"{self}: expected 1 <= n <= m")
+        if not 1 <= self.n <= self.m <= 256:
+            raise FormatError(f"{self}: expected 1 <= n <= m <= 256")
         return (self.rows, self.columns // self.m * self.n)
 
     def _check_parts(self) -> None:
@@ -101,19 +104,6 @@ def _position_bits(m: int) -> int:
 
 def _fill_groups(keep: Tensor, n: int) -> Tensor:
     """Add the lowest unused positions to each group of ``keep`` ``(rows, groups, m)`` until it holds exactly ``n``."""
-    room = n - keep.sum(dim=2, keepdim=True)
-    return keep | ((~keep).cumsum(dim=2) <= room)
-
-
-def _pack_positions(positions: Tensor, m: int) -> Tensor:
-    bits = _position_bits(m)
-    shifts = torch.arange(bits, device=positions.device)
-    flags = (positions.unsqueeze(2) >> shifts) & 1
-    return pack_bits(flags.reshape(positions.shape[0], positions.shape[1] * bits).bool(), torch.uint8)
-
-
-def _unpack_positions(packed: Tensor, count: int, m: int) -> Tensor:
-    bits = _position_bits(m)
-    shifts = torch.arange(bits, device=packed.device)
-    flags = unpack_bits(packed, count * bits).reshape(packed.shape[0], count, bits)
-    return (flags.long() << shifts).sum(dim=2)
+    kept = keep.cumsum(dim=2, dtype=torch.int16)
+    unused = torch.arange(1, keep.shape[2] + 1, dtype=torch.int16, device=keep.device) - kept
+    return keep | (unused <= n - kept[:, :, -1:])
