@@ -1,0 +1,64 @@
+// Python sees packed weights as objects: built once from checked pointers, then multiplied. The caller keeps the
+// tensors behind the pointers alive. The only file that includes pybind11.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/cpu.h"
+#include "kernels/probe.h"
+#include "kernels/dispatch.h"
+
+namespace py = pybind11;
+using namespace sparsekit;
+
+namespace {
+
+template <class T>
+const T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<const T*>(address);
+}
+
+// (x, batch, x_stride, bias or 0, y), all addresses; see Product.
+template <class Weight>
+auto multiplied_by(void (Weight::*multiply)(const Product&) const) {
+  return [multiply](const Weight& self, std::uintptr_t x, int64_t batch, int64_t x_stride, std::uintptr_t bias,
+                    std::uintptr_t y) {
+    const Product product = {pointer<float>(x), batch, x_stride, pointer<float>(bias), reinterpret_cast<float*>(y)};
+    (self.*multiply)(product);
+  };
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of sparsekit; see sparsekit.kernels.native.";
+  m.def("cpu_features", &cpu_features);
+  m.def("isa_of", &isa_of, "The instruction set that the kernels of a stem would use now.");
+  m.def("built_kernels", &built_kernels, "(stem, instruction set) of every kernel in this build.");
+  m.def("peak_flops", &peak_flops, py::call_guard<py::gil_scoped_release>());
+  m.def("read_bandwidth", &read_bandwidth, py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Csr>(m, "Csr")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
+                       bool wide_indices, std::uintptr_t offsets, bool wide_offsets) {
+        return new Csr({rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
+                        pointer<void>(offsets), wide_offsets});
+      }))
+      .def("multiply_panels", multiplied_by(&Csr::multiply_panels), py::call_guard<py::gil_scoped_release>())
+      .def("multiply_rows", multiplied_by(&Csr::multiply_rows), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Bitmask>(m, "Bitmask")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t bits,
+                       std::uintptr_t offsets, bool wide_offsets) {
+        return new Bitmask({rows, columns, nnz, pointer<float>(values), pointer<uint16_t>(bits), pointer<void>(offsets),
+                            wide_offsets});
+      }))
+      .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BlockCsr>(m, "BlockCsr")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns, int64_t blocks,
+                       std::uintptr_t values, std::uintptr_t indices, std::uintptr_t offsets, bool wide_offsets) {
+        return new BlockCsr({rows, columns, block_rows, block_columns, blocks, pointer<float>(values),
+                             pointer<int32_t>(indices), pointer<void>(offsets), wide_offsets});
+      }))
+      .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+}

@@ -1,0 +1,38 @@
+#include "simd/avx2.h"
+// The instruction set first.
+namespace {
+
+// For each byte of bits, where each lane finds its value: its rank among the set bits, or -1.
+struct Ranks {
+  alignas(64) int8_t rank[256][8];
+  constexpr Ranks() : rank() {
+    for (int byte = 0; byte < 256; ++byte) {
+      int8_t next = 0;
+      for (int j = 0; j < 8; ++j) rank[byte][j] = byte >> j & 1 ? next++ : int8_t{-1};
+    }
+  }
+};
+constexpr Ranks kRanks;
+
+struct Expand {
+  static constexpr int kRows = 4;
+
+  static Simd::Vec next(const uint16_t* word, int part, const float*& values) {
+    const unsigned bits = static_cast<unsigned>(*word) >> (8 * part) & 0xffu;
+    const __m256i rank =
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits])));
+    const __m256 spread = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), rank);
+    values += __builtin_popcount(bits);
+    // A lane without a weight has a negative rank; its sign fills the mask that clears it.
+    return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(rank, 31)), spread);
+  }
+};
+
+}  // namespace
+
+#include "kernels/bitmask_body.h"
+
+namespace sparsekit {
+extern const BitmaskKernels bitmask_avx2;
+const BitmaskKernels bitmask_avx2 = kBitmaskKernels;
+}  // namespace sparsekit

@@ -1,0 +1,55 @@
+#include "kernels/dispatch.h"
+
+#include "core/check.h"
+
+namespace sparsekit {
+
+#define SPARSEKIT_KERNEL(stem, Table, isa) extern const Table stem##_##isa;
+#include "kernels.def"
+#undef SPARSEKIT_KERNEL
+
+namespace {
+
+struct Line {
+  const char* stem;
+  Isa isa;
+  const void* table;
+};
+
+const Line kLines[] = {
+#define SPARSEKIT_KERNEL(stem, Table, isa) {#stem, Isa::isa, &stem##_##isa},
+#include "kernels.def"
+#undef SPARSEKIT_KERNEL
+};
+
+const Line& best(const std::string& stem, Isa most) {
+  const Isa limit = isa_limit();
+  for (const Line& line : kLines)
+    if (stem == line.stem && line.isa <= limit && line.isa <= most && cpu_runs(line.isa)) return line;
+  check(false, "no kernel of " + stem + " is built for this processor");
+  return kLines[0];
+}
+
+constexpr Isa kAnyIsa = Isa::avx512vpopcntdq;
+
+}  // namespace
+
+const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
+
+const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
+
+const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
+
+const BlockCsrKernels& best_block_csr(Isa most) {
+  return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
+}
+
+std::vector<std::pair<std::string, std::string>> built_kernels() {
+  std::vector<std::pair<std::string, std::string>> built;
+  for (const Line& line : kLines) built.emplace_back(line.stem, isa_name(line.isa));
+  return built;
+}
+
+std::string isa_of(const std::string& stem) { return isa_name(best(stem, kAnyIsa).isa); }
+
+}  // namespace sparsekit

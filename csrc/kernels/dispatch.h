@@ -1,0 +1,29 @@
+// From kernels.def: the table of a stem for the best instruction set that is built, offered and allowed.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cpu.h"
+#include "kernels/bitmask.h"
+#include "kernels/block_csr.h"
+#include "kernels/csr.h"
+#include "kernels/probe.h"
+
+namespace sparsekit {
+
+// Throws where none is left, which cannot happen as long as each stem has a scalar line.
+const CsrKernels& best_csr();
+const BitmaskKernels& best_bitmask();
+const ProbeKernels& best_probe();
+// `most` lowers the limit further, for blocks too short to fill wide vectors.
+const BlockCsrKernels& best_block_csr(Isa most);
+
+// (stem, instruction set) of every line that was built, in the order of preference.
+std::vector<std::pair<std::string, std::string>> built_kernels();
+
+// The instruction set that `stem` would use now.
+std::string isa_of(const std::string& stem);
+
+}  // namespace sparsekit

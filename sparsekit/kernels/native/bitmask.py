@@ -1,0 +1,38 @@
+"""The bitmask format on the CPU, fp32, for few tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsekit.formats import Bitmask
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.native import extension
+
+MOST_ROWS = 4
+"""Tokens up to which decoding the weight once a token is worth it."""
+
+
+def _bind(packed: Format) -> Multiply:
+    assert isinstance(packed, Bitmask)
+    assert extension.MODULE is not None
+    native = extension.MODULE.Bitmask(
+        packed.rows,
+        packed.columns,
+        packed.values.numel(),
+        extension.pointer(packed.values),
+        extension.pointer(packed.bits),
+        extension.pointer(packed.row_offsets),
+        packed.row_offsets.dtype == torch.int64,
+    )
+    return extension.multiply_with(native, "multiply", packed.rows, packed.values, packed.bits)
+
+
+def _refuses(problem: Problem) -> Refusal | None:
+    if problem.batch > MOST_ROWS:
+        return Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
+    return extension.refuses(problem)
+
+
+BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind)
+"""Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity."""

@@ -1,0 +1,47 @@
+"""CSR on the CPU, fp32: dot products for few tokens, panels of tokens for many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparsekit.formats import CSR
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.native import extension
+
+MOST_ROWS = 4
+"""Tokens up to which one dot product a token beats a panel."""
+
+
+def _native(packed: CSR) -> Any:
+    assert extension.MODULE is not None
+    return extension.MODULE.Csr(
+        packed.rows,
+        packed.columns,
+        packed.values.numel(),
+        extension.pointer(packed.values),
+        extension.pointer(packed.column_indices),
+        packed.column_indices.dtype == torch.int32,
+        extension.pointer(packed.row_offsets),
+        packed.row_offsets.dtype == torch.int64,
+    )
+
+
+def _bind(packed: Format, method: str) -> Multiply:
+    assert isinstance(packed, CSR)
+    return extension.multiply_with(_native(packed), method, packed.rows, packed.values, packed.column_indices)
+
+
+def _refuses_rows(problem: Problem) -> Refusal | None:
+    if problem.batch > MOST_ROWS:
+        return Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
+    return extension.refuses(problem)
+
+
+CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, lambda packed: _bind(packed, "multiply_rows"))
+"""Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1."""
+
+CSR_MM = Kernel("csr_mm_native", CSR, extension.refuses, lambda packed: _bind(packed, "multiply_panels"))
+"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add."""

@@ -1,0 +1,86 @@
+"""The compiled extension, or the reason why it is not there."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch  # noqa: F401  (its OpenMP pool must be loaded before the extension that shares it)
+from torch import Tensor
+
+from sparsekit.formats.base import Refusal
+from sparsekit.kernels.base import Multiply, Problem
+
+
+def load() -> tuple[ModuleType | None, str]:
+    """Return the extension and "", or None and the reason why it cannot be loaded."""
+    try:
+        return importlib.import_module("sparsekit._C"), ""
+    except ImportError as error:
+        return None, f"the extension sparsekit._C is not built ({error})"
+
+
+MODULE, WHY_NOT = load()
+
+
+def refuses(problem: Problem) -> Refusal | None:
+    """Return why no native kernel runs ``problem``: not built, not fp32, or not on the CPU."""
+    if MODULE is None:
+        return Refusal(WHY_NOT)
+    if problem.dtype != torch.float32:
+        return Refusal(f"it runs float32, not {str(problem.dtype).removeprefix('torch.')}")
+    if problem.device.type != "cpu":
+        return Refusal(f"it runs on the CPU, not on {problem.device}")
+    return None
+
+
+def multiply_with(native: Any, method: str, rows: int, *keep: Tensor) -> Multiply:
+    """Wrap a native weight's ``method`` as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
+    call = getattr(native, method)
+
+    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        _ = keep
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        y = torch.empty((x.shape[0], rows), dtype=torch.float32)
+        if bias is not None and bias.stride(0) != 1:
+            bias = bias.contiguous()
+        call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+        return y
+
+    return multiply
+
+
+def pointer(tensor: Tensor) -> int:
+    """The address of a contiguous tensor's first element."""
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+def on_cache_line(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, or a copy where it does not start on a 64-byte cache line."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
+
+
+def describe() -> dict[str, Any]:
+    """What this build and this processor offer.
+
+    Returns:
+        ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``, and
+        ``reason``, the sentence that says why there are no native kernels, or "".
+    """
+    if MODULE is None:
+        return {"built": {}, "in_use": {}, "cpu_features": [], "reason": WHY_NOT}
+    built: dict[str, list[str]] = {}
+    for stem, isa in MODULE.built_kernels():
+        built.setdefault(stem, []).append(isa)
+    in_use = {stem: MODULE.isa_of(stem) for stem in built}
+    return {"built": built, "in_use": in_use, "cpu_features": MODULE.cpu_features(), "reason": ""}
+
+
+def measured_peaks(threads: int) -> dict[str, float]:
+    """Measure this machine: fp32 multiply-adds from registers, FLOP/s, and reads from memory, bytes/s."""
+    if MODULE is None:
+        return {}
+    return {"flops": MODULE.peak_flops(threads), "bandwidth": MODULE.read_bandwidth(threads, 256)}
