@@ -25,7 +25,7 @@ class Mask:
     """
 
     keep: Tensor
-    pattern: Pattern = Unstructured()
+    pattern: Pattern = Unstructured()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if self.keep.dtype != torch.bool:
@@ -68,7 +68,13 @@ class Mask:
 
 
 # Tried from the most to the least structured.
-READABLE = (*(Block(side, side) for side in (64, 32, 16, 8, 4)), Block(16, 1), NM(1, 4), NM(2, 4), NM(4, 8))
+READABLE: tuple[Block | NM, ...] = (
+    *(Block(side, side) for side in (64, 32, 16, 8, 4)),
+    Block(16, 1),
+    NM(1, 4),
+    NM(2, 4),
+    NM(4, 8),
+)
 
 
 def read_mask(weight: Tensor) -> Mask:

@@ -1,0 +1,223 @@
+"""Collect statistics layer by layer, each layer seeing inputs from the already pruned layers before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.batches import call_model, describe
+from sparsekit.errors import CalibrationError
+from sparsekit.pruning.replay import Replay
+from sparsekit.pruning.statistics import LayerStatistics, Statistic, groups_of, input_rows
+from sparsekit.pruning.targets import Target
+
+Needs = tuple[type[Statistic], ...]
+Run = Callable[[int, Any], object]
+Visit = Callable[[Target, LayerStatistics], None]
+
+
+class _Reached(BaseException):
+    """The layer that was waited for has got its input; not an Exception, so that no model swallows it."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Targets that get the same input tensor, in execution order, and whether they get it once per batch at most."""
+
+    targets: list[Target]
+    once: bool
+
+
+def calibrate(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any], needs: Needs, visit: Visit) -> None:
+    """Call ``visit(target, statistics)`` for each target in execution order; ``visit`` writes its new weight.
+
+    A first run finds the order, and which layers get the same input tensor (query, key and value): these share one
+    collection. Each run after it stops as soon as the layer waited for has got its input, and computes nothing twice
+    (see :class:`~sparsekit.pruning.replay.Replay`). The model runs in eval mode without gradients and is left as it
+    was. Where a batch is a mapping with an ``attention_mask`` ``(batch, tokens)``, the padded tokens of Linear inputs
+    ``(batch, tokens, in)`` do not count.
+
+    Raises:
+        CalibrationError: there are no batches, the model refuses one, a layer is never reached, or inputs hold NaN.
+    """
+    with _evaluating(model):
+        groups = _order(model, targets, batches)
+        with Replay(model, [target.weight for target in targets]) as replay:
+            for group in groups:
+                run = partial(replay.run, [target.weight for target in group.targets])
+                (stats,) = _collect(run, [group], batches, needs, stop=group.once)
+                for target in group.targets:
+                    visit(target, LayerStatistics(target.name, stats))
+                    replay.changed(target.weight)
+
+
+def survey(
+    model: nn.Module, targets: Sequence[Target], batches: Sequence[Any], needs: Needs
+) -> dict[str, LayerStatistics]:
+    """Collect the statistics of all targets from the model as it is, by parameter name.
+
+    Raises:
+        CalibrationError: as :func:`calibrate`.
+    """
+    with _evaluating(model):
+        groups = _order(model, targets, batches)
+        found = _collect(lambda _, batch: call_model(model, batch), groups, batches, needs, stop=False)
+    return {
+        target.name: LayerStatistics(target.name, stats)
+        for group, stats in zip(groups, found)
+        for target in group.targets
+    }
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, and no fused transformer path that would skip the hooks; then everything as before."""
+    training = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _attempt(run: Run, index: int, batch: Any) -> None:
+    """Run one batch until it ends or :class:`_Reached`; name the batch that the model refuses."""
+    try:
+        run(index, batch)
+    except _Reached:
+        pass
+    except Exception as error:
+        raise CalibrationError(
+            f"batches[{index}]: expected what the model takes (a tensor, a tuple of positional or a dict of keyword "
+            f"arguments), got {describe(batch)}, and the model raised {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def _watching(targets: Sequence[Target], see: Callable[[Target, nn.Module, Tensor], None]) -> Iterator[None]:
+    """Call ``see(target, layer, input)`` whenever a layer of ``targets`` is about to run."""
+
+    def hook(target: Target, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        see(target, layer, args[0] if args else kwargs["input"])
+
+    with ExitStack() as stack:
+        for target in targets:
+            for layer in target.layers:
+                handle = layer.register_forward_pre_hook(partial(hook, target), with_kwargs=True)
+                stack.callback(handle.remove)
+        yield
+
+
+@dataclass
+class _Trace:
+    """Which distinct input, in order, each target got in one batch."""
+
+    inputs: dict[Target, list[int]] = field(default_factory=dict)
+    count: int = 0
+    last: Tensor | None = None
+    version: int = -1
+
+    def see(self, target: Target, layer: nn.Module, value: Tensor) -> None:
+        version = -1 if value.is_inference() else value._version
+        if value is not self.last or version != self.version:
+            self.last, self.version, self.count = value, version, self.count + 1
+        self.inputs.setdefault(target, []).append(self.count)
+
+
+def _order(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any]) -> list[_Group]:
+    """Run every batch once; return the targets in execution order, grouped by shared input."""
+    traces: list[_Trace] = []
+    order: list[Target] = []
+    for index, batch in enumerate(batches):
+        trace = _Trace()
+        with _watching(targets, trace.see):
+            _attempt(lambda _, batch: call_model(model, batch), index, batch)
+        trace.last = None
+        traces.append(trace)
+        place = 0  # what only this batch reaches goes right behind what it was reached after
+        for target in trace.inputs:
+            if target not in order:
+                order.insert(place, target)
+            place = order.index(target) + 1
+    for target in targets:
+        if target not in order:
+            raise CalibrationError(f"{target.name}: expected batches that reach it, got {len(batches)} that do not")
+    groups: list[_Group] = []
+    for target in order:
+        once = all(len(trace.inputs.get(target, [])) <= 1 for trace in traces)
+        if once and groups and groups[-1].once and _share_input(groups[-1].targets[-1], target, traces):
+            groups[-1].targets.append(target)
+        else:
+            groups.append(_Group([target], once))
+    return groups
+
+
+def _share_input(one: Target, other: Target, traces: Sequence[_Trace]) -> bool:
+    """Whether two targets have the same statistics: the same input tensors, cut into rows the same way."""
+    kinds = [
+        (
+            *(getattr(target.layers[0], name, None) for name in ("kernel_size", "stride", "padding", "dilation")),
+            *(getattr(target.layers[0], name, None) for name in ("padding_mode", "groups")),
+            target.weight.dtype,
+            target.weight.device,
+        )
+        for target in (one, other)
+    ]
+    return kinds[0] == kinds[1] and all(trace.inputs.get(one) == trace.inputs.get(other) for trace in traces)
+
+
+def _collect(
+    run: Run, groups: Sequence[_Group], batches: Sequence[Any], needs: Needs, *, stop: bool
+) -> list[dict[type[Statistic], Statistic]]:
+    """Collect the statistics of each group from its first target; ``stop`` each run once that has got its input."""
+    found = {group.targets[0]: _start(group.targets[0], needs) for group in groups}
+    for index, batch in enumerate(batches):
+
+        def see(target: Target, layer: nn.Module, value: Tensor, batch: Any = batch) -> None:
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            for rows in input_rows(layer, _unpadded(layer, value, batch)):
+                for statistic in found[target].values():
+                    statistic.add(rows)
+            if stop:
+                raise _Reached
+
+        with _watching(list(found), see):
+            _attempt(run, index, batch)
+    for target, stats in found.items():
+        for statistic in stats.values():
+            _check(target, statistic)
+    return list(found.values())
+
+
+def _start(target: Target, needs: Needs) -> dict[type[Statistic], Statistic]:
+    """Empty statistics for ``target``, in float32 unless its weight is float64."""
+    layer, weight = target.layers[0], target.weight
+    like = torch.empty(0, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+    return {kind: kind(groups_of(layer), weight[:1].numel(), like) for kind in needs}
+
+
+def _check(target: Target, statistic: Statistic) -> None:
+    """Raise :class:`CalibrationError` unless ``statistic`` is of something, and finite."""
+    if statistic.rows == 0:
+        raise CalibrationError(f"{target.name}: expected inputs from the batches, got none")
+    if not bool(torch.isfinite(statistic.sum).all()):
+        raise CalibrationError(f"{target.name}: expected finite inputs, got NaN or infinite {type(statistic).__name__}")
+
+
+def _unpadded(layer: nn.Module, inputs: Tensor, batch: Any) -> Tensor:
+    """``inputs`` without the tokens that the batch's attention mask marks as padding, where the two fit."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if not isinstance(layer, nn.Linear) or not isinstance(mask, Tensor) or mask.shape != inputs.shape[:-1]:
+        return inputs
+    return inputs[mask.to(inputs.device, torch.bool)]

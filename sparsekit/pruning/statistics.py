@@ -1,0 +1,122 @@
+"""What calibration collects from the inputs of a layer."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+S = TypeVar("S", bound="Statistic")
+Layer = nn.Linear | nn.Conv2d
+
+UNFOLDED_NUMBERS = 1 << 25
+"""Patches of a convolution are unfolded for as many images at a time as stay below this many numbers."""
+
+
+class Statistic(ABC):
+    """Something summed over every input row that a layer sees.
+
+    An input row is what one output value is computed from: ``columns`` numbers, the columns of the weight's matrix
+    view. A grouped convolution has as many kinds of row as it has groups; every other layer has one.
+
+    Args:
+        groups: kinds of input row.
+        columns: numbers per input row.
+        like: a tensor whose device and dtype the statistic is kept in.
+    """
+
+    def __init__(self, groups: int, columns: int, like: Tensor) -> None:
+        self.rows = 0
+        self.sum = self.start(groups, columns, like)
+
+    @abstractmethod
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return the zeros to sum into."""
+
+    @abstractmethod
+    def accumulate(self, rows: Tensor) -> None:
+        """Add ``rows`` ``(groups, tokens, columns)``, of any float dtype, to :attr:`sum` in place."""
+
+    def add(self, rows: Tensor) -> None:
+        """Count and accumulate ``rows`` ``(groups, tokens, columns)`` of any float dtype."""
+        self.rows += rows.shape[1]
+        self.accumulate(rows)
+
+
+class InputNorm(Statistic):
+    """The sum of squares of each input column, ``(groups, columns)``, in float64."""
+
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return float64 zeros: small, so exactness is free."""
+        return torch.zeros(groups, columns, device=like.device, dtype=torch.float64)
+
+    def accumulate(self, rows: Tensor) -> None:
+        """Add the squares of ``rows``."""
+        self.sum += torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+
+    def norm(self, outputs: int) -> Tensor:
+        """``||x_j||_2`` as each of ``outputs`` weight rows sees it, ``(outputs, columns)``."""
+        return self.sum.sqrt().repeat_interleave(outputs // self.sum.shape[0], dim=0)
+
+
+class Gram(Statistic):
+    """The sum of ``x x^T`` over input rows, ``(groups, columns, columns)``."""
+
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return zeros of the dtype of ``like``."""
+        return torch.zeros(groups, columns, columns, device=like.device, dtype=like.dtype)
+
+    def accumulate(self, rows: Tensor) -> None:
+        """Add the outer products of ``rows``."""
+        rows = rows.to(self.sum.dtype)
+        self.sum.baddbmm_(rows.transpose(1, 2), rows)
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What was collected for one parameter: ``stats[Gram]``, ``stats.name``."""
+
+    name: str
+    collected: Mapping[type[Statistic], Statistic] = field(default_factory=dict)
+
+    def __getitem__(self, kind: type[S]) -> S:
+        found = self.collected[kind]
+        assert isinstance(found, kind)
+        return found
+
+
+def groups_of(layer: Layer) -> int:
+    """Kinds of input row of ``layer``."""
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
+def input_rows(layer: Layer, inputs: Tensor) -> Iterator[Tensor]:
+    """Yield the input rows of ``layer``, ``(groups, tokens, columns)``, in parts that fit into memory.
+
+    Args:
+        layer: a Linear gives its flattened inputs; a Conv2d the patches under its kernel, channels first as in its
+            weight, with its stride, dilation, padding of any mode and groups.
+        inputs: ``(..., in)`` of a Linear, ``(batch, in, height, width)`` or ``(in, height, width)`` of a Conv2d.
+    """
+    if isinstance(layer, nn.Linear):
+        yield inputs.reshape(1, -1, layer.in_features)
+        return
+    images = inputs if inputs.dim() == 4 else inputs.unsqueeze(0)
+    taps = math.prod(layer.kernel_size)
+    columns = layer.in_channels // layer.groups * taps
+    for part in torch.split(images, max(1, UNFOLDED_NUMBERS // max(1, images[:1].numel() * taps))):
+        patches = F.unfold(_padded(layer, part), layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+        grouped = patches.reshape(len(part), layer.groups, columns, patches.shape[2])
+        yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _padded(layer: nn.Conv2d, images: Tensor) -> Tensor:
+    """``images`` with the border that ``layer`` adds, strings such as "same" resolved by the layer itself."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(images, layer._reversed_padding_repeated_twice, mode=mode)

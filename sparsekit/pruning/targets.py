@@ -1,0 +1,87 @@
+"""Which parameters are pruned, and whether they can be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sparsekit.errors import LayerError, PruningError
+from sparsekit.pruning.statistics import Layer
+
+Choice = Callable[[str, nn.Module], bool] | Iterable[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A parameter to prune: its name, itself, and every layer that uses it (several where weights are tied)."""
+
+    name: str
+    weight: nn.Parameter
+    layers: tuple[Layer, ...]
+
+
+def find_targets(model: nn.Module, choice: Choice = None) -> list[Target]:
+    """Find the weights to prune, in the order of ``model.named_modules()``; tied weights come once.
+
+    Args:
+        model: any module.
+        choice: ``(name, module) -> bool`` over every Linear and Conv2d, or the names of layers; None takes them all.
+
+    Raises:
+        PruningError: ``model`` is not a module.
+        LayerError: nothing matches, a name is unknown, or a weight cannot be pruned (meta device, integer dtype, NaN).
+    """
+    if not isinstance(model, nn.Module):
+        raise PruningError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    chosen = _chosen(model, layers, choice)
+    if not chosen:
+        raise LayerError(f"layers: expected at least one Linear or Conv2d to prune, got none of {len(layers)}")
+    users: dict[int, list[Layer]] = {}
+    for layer in layers.values():
+        users.setdefault(id(layer.weight), []).append(layer)
+    targets: dict[int, Target] = {}
+    for name, layer in chosen.items():
+        parameter = f"{name}.weight" if name else "weight"
+        weight = _prunable(parameter, layer)
+        targets.setdefault(id(weight), Target(parameter, weight, tuple(users[id(weight)])))
+    return list(targets.values())
+
+
+def _chosen(model: nn.Module, layers: dict[str, Layer], choice: Choice) -> dict[str, Layer]:
+    """The layers that ``choice`` picks, by module name."""
+    if choice is None:
+        return layers
+    if callable(choice):
+        return {name: layer for name, layer in layers.items() if choice(name, layer)}
+    names = {choice} if isinstance(choice, str) else set(choice)
+    modules = dict(model.named_modules())
+    for name in sorted(names - set(layers)):
+        if name in modules:
+            raise LayerError(f"layers: expected a Linear or Conv2d, got {name!r}, a {type(modules[name]).__name__}")
+        close = difflib.get_close_matches(name, layers, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise LayerError(f"layers: expected names of Linear or Conv2d layers, got {name!r}, which is not there{hint}")
+    return {name: layer for name, layer in layers.items() if name in names}
+
+
+def _prunable(name: str, layer: Layer) -> nn.Parameter:
+    """The weight called ``name``; raise :class:`LayerError` unless it can be pruned in place."""
+    weight: Tensor = layer.weight
+    if is_lazy(weight):
+        raise LayerError(f"{name}: expected an initialised weight, got a lazy one; run the model once first")
+    if weight.is_meta:
+        raise LayerError(f"{name}: expected a weight with values, got one on the meta device")
+    if not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        raise LayerError(f"{name}: expected a float32, float64, bfloat16 or float16 weight, got {weight.dtype}")
+    if not isinstance(weight, nn.Parameter):
+        raise LayerError(f"{name}: expected a parameter, got a computed tensor; remove its parametrization first")
+    bad = weight.numel() - int(torch.isfinite(weight).sum())
+    if bad:
+        raise LayerError(f"{name}: expected finite weights, got {bad} NaN or infinite of {weight.numel()}")
+    return weight
