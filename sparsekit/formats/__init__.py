@@ -1,5 +1,6 @@
 """How kept weights are stored."""
 
+from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.bitmask import Bitmask
 from sparsekit.formats.block_csr import BlockCSR
@@ -9,4 +10,16 @@ from sparsekit.formats.nm import NMPacked
 
 FORMATS: tuple[type[Format], ...] = (Dense, CSR, Bitmask, NMPacked, BlockCSR)
 
-__all__ = ["CSR", "FORMATS", "Bitmask", "BlockCSR", "Dense", "Format", "NMPacked", "Refusal"]
+__all__ = ["CSR", "FORMATS", "Bitmask", "BlockCSR", "Dense", "Format", "NMPacked", "Refusal", "format_named"]
+
+
+def format_named(name: str) -> type[Format]:
+    """Return the format called ``name``.
+
+    Raises:
+        FormatError: there is none.
+    """
+    for family in FORMATS:
+        if family.name == name:
+            return family
+    raise FormatError(f"format: expected one of {', '.join(f.name for f in FORMATS)}, got {name!r}")

@@ -96,11 +96,21 @@ class Format(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensor fields by name."""
-        return {n: v for n, v in self._fields() if isinstance(v, Tensor)}
+        return {name: getattr(self, name) for name in self.tensor_names()}
 
     def integers(self) -> dict[str, int]:
         """The integer fields by name, ``rows`` and ``columns`` included."""
-        return {n: v for n, v in self._fields() if not isinstance(v, Tensor)}
+        return {name: getattr(self, name) for name in self.integer_names()}
+
+    @classmethod
+    def tensor_names(cls) -> tuple[str, ...]:
+        """The names of the tensor fields, ``values`` first."""
+        return tuple(f.name for f in dataclasses.fields(cls) if f.type == "Tensor")
+
+    @classmethod
+    def integer_names(cls) -> tuple[str, ...]:
+        """The names of the integer fields, ``rows`` and ``columns`` first."""
+        return tuple(f.name for f in dataclasses.fields(cls) if f.type == "int")
 
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], integers: Mapping[str, int]) -> Self:
@@ -149,9 +159,6 @@ class Format(ABC):
             raise FormatError(
                 f"{self}: expected {part} of shape {shape} in {wanted}, got {tuple(tensor.shape)} in {tensor.dtype}"
             )
-
-    def _fields(self) -> list[tuple[str, Any]]:
-        return [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
 
 
 def as_signed(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, bool]]:

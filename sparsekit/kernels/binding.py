@@ -1,0 +1,80 @@
+"""Packed weights with their kernels bound: what is derived from a weight is derived once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sparsekit.formats import Format, format_named
+from sparsekit.kernels.base import Kernel, Multiply, Problem, choose
+
+Stamp = tuple[object, ...]
+
+
+class Bound:
+    """One packed weight and the kernels that were bound to it, safe to use from several threads.
+
+    It holds aliases of the packed tensors, not the tensors themselves: it can be stored under a weak reference to
+    one of them without keeping it alive.
+    """
+
+    def __init__(self, packed: Format, stamp: Stamp) -> None:
+        aliases = {name: tensor.detach() for name, tensor in packed.tensors().items()}
+        self.packed = packed.from_parts(aliases, packed.integers())
+        self.stamp = stamp
+        self.chosen: dict[tuple[object, ...], Multiply] = {}
+        """Room for the caller to remember which multiply it chose for which call."""
+        self._multiplies: dict[str, tuple[Kernel, Multiply]] = {}
+
+    def multiply(self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Multiply:
+        """Return the bound multiply for ``batch``; see :func:`select`."""
+        kernel = select(Problem(self.packed, batch, torch.get_num_threads()), names, kernels)
+        found = self._multiplies.get(kernel.name)
+        if found is None or found[0] is not kernel:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._multiplies[kernel.name] = (kernel, kernel.bind(self.packed))
+        return found[1]
+
+
+def select(problem: Problem, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Kernel:
+    """Return the kernel that ``names`` gives for the batch, or the first that does not refuse the problem.
+
+    A name that is unknown here, or whose kernel refuses, is passed over: a plan may come from another machine.
+
+    Raises:
+        KernelError: every kernel refuses.
+    """
+    kernels = tuple(kernels)
+    wanted = names.get(problem.batch)
+    for kernel in kernels:
+        if kernel.name == wanted and kernel.format is type(problem.packed) and kernel.refuses(problem) is None:
+            return kernel
+    return choose(problem, kernels)
+
+
+_BOUND: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def bound(name: str, parts: Sequence[Tensor], integers: Sequence[int]) -> Bound:
+    """Return the :class:`Bound` of the format ``name`` with these tensors and integers, in the order of its fields.
+
+    It is made once and lives as long as the ``values`` tensor. An in-place change of a part makes a new one.
+    """
+    stamp = (name, *integers, *[part.data_ptr() for part in parts], *[version(part) for part in parts])
+    found: Bound | None = _BOUND.get(parts[0])  # type: ignore[no-untyped-call]
+    if found is None or found.stamp != stamp:
+        family = format_named(name)
+        packed = family.from_parts(dict(zip(family.tensor_names(), parts)), dict(zip(family.integer_names(), integers)))
+        with _LOCK:
+            found = _BOUND[parts[0]] = Bound(packed, stamp)
+    return found
+
+
+def version(tensor: Tensor) -> int:
+    """Count of the in-place changes of ``tensor``; 0 for an inference tensor, which keeps no count."""
+    return 0 if tensor.is_inference() else tensor._version

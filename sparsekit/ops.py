@@ -1,0 +1,168 @@
+"""The operators that torch.compile, torch.export and autograd see.
+
+``sparsekit::linear(x, bias, parts, integers, format, kernels)`` multiplies by a packed weight, given as the tensors and
+integers of a format in the order of its fields. ``kernels`` may name a kernel for some batch sizes, as in
+``"1=csr_mv_native 128=csr_mm_native"``; elsewhere the first kernel that does not refuse runs. The packed parts get no
+gradient. The product is computed in the weight's dtype, under autocast as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparsekit.kernels
+from sparsekit.errors import InputError
+from sparsekit.formats import Format
+from sparsekit.kernels.binding import bound
+
+_REMEMBERED = 1024
+"""Batch sizes for which a packed weight remembers its kernel."""
+
+torch.library.define(
+    "sparsekit::linear",
+    "(Tensor x, Tensor? bias, Tensor[] parts, int[] integers, str format, str kernels='') -> Tensor",
+)
+torch.library.define("sparsekit::linear_grad_x", "(Tensor grad, Tensor[] parts, int[] integers, str format) -> Tensor")
+
+
+def linear(x: Tensor, packed: Format, bias: Tensor | None = None, kernels: Mapping[int, str] | None = None) -> Tensor:
+    """Return ``x @ packed.unpack().T + bias`` through the registered operator.
+
+    Args:
+        x: ``(*lead, columns)`` of the weight's dtype and device.
+        packed: the weight, ``(rows, columns)``.
+        bias: ``(rows,)`` or None.
+        kernels: kernel name by batch size, for the batch sizes that have a preferred one.
+
+    Returns:
+        ``(*lead, rows)``.
+
+    Raises:
+        InputError: ``x`` or ``bias`` does not fit the weight.
+        KernelError: no kernel runs the problem.
+    """
+    parts, integers = list(packed.tensors().values()), list(packed.integers().values())
+    return call_linear(x, bias, parts, integers, (packed.name, kernel_names(kernels or {})))
+
+
+def call_linear(
+    x: Tensor, bias: Tensor | None, parts: list[Tensor], integers: list[int], names: tuple[str, str]
+) -> Tensor:
+    """Call the operator; ``names`` is the format's name and the kernels string."""
+    y: Tensor = torch.ops.sparsekit.linear.default(x, bias, parts, integers, *names)
+    return y
+
+
+def kernel_names(by_batch: Mapping[int, str]) -> str:
+    """Write a kernel name by batch size as the operator's ``kernels`` string."""
+    return " ".join(f"{batch}={name}" for batch, name in by_batch.items())
+
+
+@lru_cache(maxsize=1024)
+def _names_by_batch(kernels: str) -> dict[int, str]:
+    pairs = (item.split("=", 1) for item in kernels.split())
+    return {int(batch): name for batch, name in pairs}
+
+
+def check_operands(x: Tensor, bias: Tensor | None, values: Tensor, rows: int, columns: int, where: str) -> None:
+    """Raise :class:`InputError`, which begins with ``where``, unless ``x`` and ``bias`` fit the weight."""
+    if x.dim() < 1 or x.shape[-1] != columns:
+        raise InputError(f"{where}: expected an input of shape (..., {columns}), got {tuple(x.shape)}")
+    _check_kind("input", x, values, where)
+    if bias is not None:
+        if bias.dim() != 1 or bias.shape[0] != rows:
+            raise InputError(f"{where}: expected a bias of shape ({rows},), got {tuple(bias.shape)}")
+        _check_kind("bias", bias, values, where)
+
+
+def _check_kind(what: str, tensor: Tensor, values: Tensor, where: str) -> None:
+    if tensor.dtype != values.dtype:
+        raise InputError(f"{where}: expected {_short(values.dtype)} {what}, got {_short(tensor.dtype)}")
+    if tensor.device != values.device:
+        raise InputError(f"{where}: expected {what} on {values.device}, got it on {tensor.device}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _linear(
+    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
+) -> Tensor:
+    rows, columns = integers[:2]
+    check_operands(x, bias, parts[0], rows, columns, "sparsekit::linear")
+    lead = x.shape[:-1]
+    batch = math.prod(lead)
+    if batch == 0:
+        return x.new_empty(*lead, rows)
+    weight = bound(format, parts, integers)
+    key = (batch, torch.get_num_threads(), kernels)
+    multiply = weight.chosen.get(key)
+    if multiply is None:
+        multiply = weight.multiply(batch, _names_by_batch(kernels), sparsekit.kernels.KERNELS)
+        if len(weight.chosen) < _REMEMBERED:
+            weight.chosen[key] = multiply
+    if x.dim() == 2:
+        return multiply(x, bias)
+    return multiply(x.reshape(batch, columns), bias).reshape(*lead, rows)
+
+
+def _linear_fake(
+    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
+) -> Tensor:
+    check_operands(x, bias, parts[0], integers[0], integers[1], "sparsekit::linear")
+    return x.new_empty(*x.shape[:-1], integers[0])
+
+
+def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, bias, parts, ctx.integers, ctx.format, _ = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(*parts)
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    parts = list(ctx.saved_tensors)
+    needs_x, needs_bias = ctx.needs_input_grad[:2]
+    grad_x = grad_bias = None
+    if needs_x:
+        grad_x = torch.ops.sparsekit.linear_grad_x.default(grad, parts, ctx.integers, ctx.format)
+    if ctx.has_bias and needs_bias:
+        grad_bias = grad.reshape(math.prod(grad.shape[:-1]), grad.shape[-1]).sum(dim=0)
+    return grad_x, grad_bias, [None] * len(parts), None, None, None
+
+
+def _grad_x(grad: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str) -> Tensor:
+    weight = bound(format, parts, integers).packed.unpack()
+    lead = grad.shape[:-1]
+    with torch.autocast(grad.device.type, enabled=False):
+        return (grad.reshape(math.prod(lead), weight.shape[0]) @ weight).reshape(*lead, weight.shape[1])
+
+
+def _grad_x_fake(grad: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str) -> Tensor:
+    return grad.new_empty(*grad.shape[:-1], integers[1])
+
+
+def _grad_x_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, parts, ctx.integers, ctx.format = inputs
+    ctx.save_for_backward(*parts)
+
+
+def _grad_x_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    parts = list(ctx.saved_tensors)
+    y = torch.ops.sparsekit.linear.default(grad, None, parts, ctx.integers, ctx.format)
+    return y, [None] * len(parts), None, None
+
+
+for _name, _run, _fake, _backward, _context in (
+    ("sparsekit::linear", _linear, _linear_fake, _linear_backward, _linear_context),
+    ("sparsekit::linear_grad_x", _grad_x, _grad_x_fake, _grad_x_backward, _grad_x_context),
+):
+    torch.library.impl(_name, "default", _run)
+    torch.library.register_fake(_name, _fake)
+    torch.library.register_autograd(_name, _backward, setup_context=_context)
