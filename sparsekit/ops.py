@@ -21,7 +21,7 @@ from sparsekit.errors import InputError
 from sparsekit.formats import Format
 from sparsekit.kernels.binding import bound
 
-_REMEMBERED = 1024
+REMEMBERED = 1024
 """Batch sizes for which a packed weight remembers its kernel."""
 
 torch.library.define(
@@ -70,15 +70,25 @@ def _names_by_batch(kernels: str) -> dict[int, str]:
     return {int(batch): name for batch, name in pairs}
 
 
-def check_operands(x: Tensor, bias: Tensor | None, values: Tensor, rows: int, columns: int, where: str) -> None:
-    """Raise :class:`InputError`, which begins with ``where``, unless ``x`` and ``bias`` fit the weight."""
+def check_operands(x: Tensor, bias: Tensor | None, values: Tensor, sizes: tuple[int, int], where: str) -> None:
+    """Check that ``x`` and ``bias`` fit a weight of ``sizes`` ``(rows, columns)`` stored as ``values``.
+
+    Raises:
+        InputError: they do not; the message begins with ``where``.
+    """
+    rows, columns = sizes
     if x.dim() < 1 or x.shape[-1] != columns:
         raise InputError(f"{where}: expected an input of shape (..., {columns}), got {tuple(x.shape)}")
     _check_kind("input", x, values, where)
     if bias is not None:
-        if bias.dim() != 1 or bias.shape[0] != rows:
-            raise InputError(f"{where}: expected a bias of shape ({rows},), got {tuple(bias.shape)}")
-        _check_kind("bias", bias, values, where)
+        check_bias(bias, values, rows, where)
+
+
+def check_bias(bias: Tensor, values: Tensor, rows: int, where: str) -> None:
+    """Raise :class:`InputError`, which begins with ``where``, unless ``bias`` fits a weight with ``rows`` outputs."""
+    if bias.dim() != 1 or bias.shape[0] != rows:
+        raise InputError(f"{where}: expected a bias of shape ({rows},), got {tuple(bias.shape)}")
+    _check_kind("bias", bias, values, where)
 
 
 def _check_kind(what: str, tensor: Tensor, values: Tensor, where: str) -> None:
@@ -96,7 +106,7 @@ def _linear(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
 ) -> Tensor:
     rows, columns = integers[:2]
-    check_operands(x, bias, parts[0], rows, columns, "sparsekit::linear")
+    check_operands(x, bias, parts[0], (rows, columns), "sparsekit::linear")
     lead = x.shape[:-1]
     batch = math.prod(lead)
     if batch == 0:
@@ -106,7 +116,7 @@ def _linear(
     multiply = weight.chosen.get(key)
     if multiply is None:
         multiply = weight.multiply(batch, _names_by_batch(kernels), sparsekit.kernels.KERNELS)
-        if len(weight.chosen) < _REMEMBERED:
+        if len(weight.chosen) < REMEMBERED:
             weight.chosen[key] = multiply
     if x.dim() == 2:
         return multiply(x, bias)
@@ -116,7 +126,7 @@ def _linear(
 def _linear_fake(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
 ) -> Tensor:
-    check_operands(x, bias, parts[0], integers[0], integers[1], "sparsekit::linear")
+    check_operands(x, bias, parts[0], (integers[0], integers[1]), "sparsekit::linear")
     return x.new_empty(*x.shape[:-1], integers[0])
 
 

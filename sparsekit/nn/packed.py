@@ -1,0 +1,138 @@
+"""What every layer with a packed weight shares: its buffers, its state, and how it is copied and converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sparsekit.errors import FormatError, LayerError
+from sparsekit.formats import Format, format_named
+from sparsekit.formats.base import as_signed, as_unsigned
+
+PREFIX = "packed_"
+
+
+class PackedLayer(nn.Module):
+    """A layer whose weight is stored in a format.
+
+    The format's tensors are buffers called ``packed_<field>``; its integers are part of the extra state.
+
+    Args:
+        packed: the weight.
+        bias: ``(rows,)`` of the weight's dtype and device, or None.
+        kernel_by_batch: kernel name by batch size, as a plan chose them; other batch sizes take the first kernel
+            that does not refuse.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, packed: Format, bias: Tensor | None, kernel_by_batch: Mapping[int, str] | None) -> None:
+        super().__init__()
+        self.layer_name = ""
+        self.kernel_by_batch = dict(kernel_by_batch or {})
+        self._ready: Any = None
+        self._set_format(packed)
+        for name, tensor in packed.tensors().items():
+            self.register_buffer(PREFIX + name, tensor)
+        if bias is None or isinstance(bias, nn.Parameter):
+            self.bias = bias
+        else:
+            self.bias = nn.Parameter(bias)
+
+    @property
+    def packed(self) -> Format:
+        """The weight in its format, made of this layer's buffers."""
+        parts = {name: self._buffers[PREFIX + name] for name in self.format.tensor_names()}
+        return self.format.from_parts({n: t for n, t in parts.items() if t is not None}, self._integers())
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, unpacked anew at each access; writing to it changes nothing."""
+        return self.packed.unpack()
+
+    @property
+    def label(self) -> str:
+        """How errors call this layer."""
+        return self.layer_name or type(self).__name__
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what the buffers do not hold: format, integers, kernels."""
+        return {
+            "format": self.format.name,
+            "integers": self._integers(),
+            "kernel_by_batch": dict(self.kernel_by_batch),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
+        self.kernel_by_batch = dict(state["kernel_by_batch"])
+
+    def _set_format(self, packed: Format) -> None:
+        self.format = type(packed)
+        self._integer_values = tuple(packed.integers().values())
+        self._ready = None
+
+    def _integers(self) -> dict[str, int]:
+        return dict(zip(self.format.integer_names(), self._integer_values))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers), {name: p.data for name, p in self._parameters.items() if p is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._ready = None
+        try:
+            self.packed  # noqa: B018 - building it checks it
+        except FormatError as error:
+            self._buffers.update(before[0])
+            for name, data in before[1].items():
+                self.get_parameter(name).data = data
+            raise LayerError(f"{self.label}: cannot be converted: {error}") from error
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *lists: Any
+    ) -> None:
+        error_messages: list[str] = lists[-1]
+        try:
+            self._make_room(state_dict, prefix)
+        except FormatError as error:
+            error_messages.append(f"{prefix.removesuffix('.') or self.label}: {error}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *lists)
+        self._ready = None
+
+    def _make_room(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Give the buffers the shapes that ``state_dict`` brings: another mask has another number of values."""
+        extra = state_dict.get(prefix + "_extra_state", self.get_extra_state())
+        family = format_named(extra["format"])
+        keys = {name: prefix + PREFIX + name for name in family.tensor_names()}
+        if not all(key in state_dict for key in keys.values()):
+            return
+        incoming = family.from_parts({name: state_dict[key] for name, key in keys.items()}, extra["integers"])
+        if (incoming.rows, incoming.columns) != self._integer_values[:2]:
+            raise FormatError(f"expected a weight of {self._integer_values[:2]}, got {incoming}")
+        if not incoming.values.is_meta:
+            incoming.validate()
+        values = self.packed.values
+        for name in self.format.tensor_names():
+            del self._buffers[PREFIX + name]
+        self._set_format(incoming)
+        for name, tensor in incoming.tensors().items():
+            dtype = values.dtype if tensor.is_floating_point() else tensor.dtype
+            self.register_buffer(PREFIX + name, torch.empty_like(tensor, dtype=dtype, device=values.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        buffers = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+        return {**self.__dict__, "_ready": None, "_buffers": as_signed(buffers)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_buffers": as_unsigned(state["_buffers"])})  # type: ignore[no-untyped-call]
+
+
+def sparsity_of(tensors: Iterable[Tensor], size: int) -> float:
+    """The fraction of zeros of a weight of ``size`` elements, whose stored values are among ``tensors``."""
+    stored = sum(int(torch.count_nonzero(t)) for t in tensors if t.is_floating_point())
+    return 1.0 - stored / size if size else 0.0

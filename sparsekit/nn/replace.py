@@ -1,0 +1,38 @@
+"""Putting one module in the place of another."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sparsekit.errors import LayerError
+
+
+def module_at(root: nn.Module, name: str) -> nn.Module:
+    """Return the module called ``name``, dotted as in ``named_modules``; the empty name is ``root`` itself.
+
+    Raises:
+        LayerError: there is none.
+    """
+    try:
+        return root.get_submodule(name)
+    except AttributeError as error:
+        raise LayerError(f"{name}: expected the name of a layer of {type(root).__name__}, found none") from error
+
+
+def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
+    """Put ``new`` wherever ``root`` holds the module called ``name``, and return the root.
+
+    A module that is registered under several names is replaced under all of them. Only where ``name`` is empty is the
+    returned root another module than ``root``.
+
+    Raises:
+        LayerError: no module is called so.
+    """
+    old = module_at(root, name)
+    if old is root:
+        return new
+    for parent in root.modules():
+        for child_name, child in parent._modules.items():
+            if child is old:
+                parent._modules[child_name] = new
+    return root
