@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from sparsekit.errors import MaskError
+from sparsekit.mask import READABLE, Mask, read_mask
+from sparsekit.patterns import NM, Block, Unstructured
+
+
+def test_counts():
+    mask = Mask(torch.tensor([[True, False], [False, False]]))
+    assert (mask.nnz, mask.sparsity, tuple(mask.shape)) == (1, 0.75, (2, 2))
+    assert Mask(torch.ones(0, 4, dtype=torch.bool)).sparsity == 0.0
+    assert repr(mask) == "Mask(Unstructured(), shape=(2, 2), sparsity=0.7500)"
+
+
+def test_remainder_is_reported():
+    mask = Mask(torch.ones(5, 6, dtype=torch.bool), Block(4, 4))
+    assert (mask.remainder.rows, mask.remainder.columns) == (1, 2)
+    assert "1 row and 2 columns kept dense" in repr(mask)
+
+
+@pytest.mark.parametrize(
+    ("keep", "pattern", "match"),
+    [
+        (torch.ones(2, 2), Unstructured(), "expected a bool tensor"),
+        (torch.tensor(True), Unstructured(), "at least one dimension"),
+        (torch.ones(1, 4, dtype=torch.bool), NM(2, 4), "NM"),
+        (torch.eye(2, dtype=torch.bool), Block(2, 2), "Block"),
+    ],
+)
+def test_impossible_masks(keep, pattern, match):
+    with pytest.raises(MaskError, match=match):
+        Mask(keep, pattern)
+
+
+def test_check_names_the_parameter():
+    mask = Mask(torch.ones(2, 2, dtype=torch.bool))
+    mask.check(torch.ones(2, 2), "fc.weight")
+    with pytest.raises(MaskError, match=r"fc\.weight: expected a mask of shape \(2, 3\), got \(2, 2\)"):
+        mask.check(torch.ones(2, 3), "fc.weight")
+    with pytest.raises(MaskError, match=r"fc\.weight: expected a mask on meta"):
+        mask.check(torch.ones(2, 2, device="meta"), "fc.weight")
+
+
+@pytest.mark.parametrize("pattern", READABLE, ids=str)
+def test_read_back_what_was_made(pattern):
+    torch.manual_seed(0)
+    weight = torch.randn(256, 256)
+    keep = pattern.select(weight.abs(), None if pattern.fixes_sparsity else 0.75)
+    mask = read_mask(weight * keep)
+    assert torch.equal(mask.keep, keep)
+    assert mask.pattern == pattern
+
+
+def test_read_anything_else_as_unstructured():
+    torch.manual_seed(0)
+    weight = torch.randn(64, 64)
+    assert read_mask(weight).pattern == Unstructured()
+    assert read_mask(weight).nnz == weight.numel()
+    assert read_mask(weight * (torch.rand(64, 64) > 0.7)).pattern == Unstructured()
+    assert read_mask(torch.zeros(0, 8)).nnz == 0
+
+
+def test_both_zeros_are_removed_and_nan_is_kept():
+    mask = read_mask(torch.tensor([[0.0, -0.0, torch.nan, 1.0]]))
+    assert mask.keep.tolist() == [[False, False, True, True]]
+
+
+def test_read_a_convolution():
+    weight = torch.randn(32, 8, 3, 3)
+    weight.view(32, -1)[:16, :48] = 0
+    mask = read_mask(weight)
+    assert mask.shape == weight.shape
+    assert torch.equal(mask.keep, weight != 0)
