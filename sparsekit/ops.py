@@ -2,8 +2,8 @@
 
 ``sparsekit::linear(x, bias, parts, integers, format, kernels)`` multiplies by a packed weight, given as the tensors and
 integers of a format in the order of its fields. ``kernels`` may name a kernel for some batch sizes, as in
-``"1=csr_mv_native 128=csr_mm_native"``; elsewhere the first kernel that does not refuse runs. The packed parts get no
-gradient. The product is computed in the weight's dtype, under autocast as well.
+``"1=csr_mv_native 128=csr_mm_native"``, or be empty; elsewhere the first kernel that does not refuse runs. The packed
+parts get no gradient. The product is computed in the weight's dtype, under autocast as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMEMBERED = 1024
 
 torch.library.define(
     "sparsekit::linear",
-    "(Tensor x, Tensor? bias, Tensor[] parts, int[] integers, str format, str kernels='') -> Tensor",
+    "(Tensor x, Tensor? bias, Tensor[] parts, int[] integers, str format, str kernels) -> Tensor",
 )
 torch.library.define("sparsekit::linear_grad_x", "(Tensor grad, Tensor[] parts, int[] integers, str format) -> Tensor")
 
@@ -103,7 +103,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _linear(
-    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
+    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
     rows, columns = integers[:2]
     check_operands(x, bias, parts[0], (rows, columns), "sparsekit::linear")
@@ -124,7 +124,7 @@ def _linear(
 
 
 def _linear_fake(
-    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str = ""
+    x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
     check_operands(x, bias, parts[0], (integers[0], integers[1]), "sparsekit::linear")
     return x.new_empty(*x.shape[:-1], integers[0])
@@ -165,7 +165,7 @@ def _grad_x_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _grad_x_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     parts = list(ctx.saved_tensors)
-    y = torch.ops.sparsekit.linear.default(grad, None, parts, ctx.integers, ctx.format)
+    y = torch.ops.sparsekit.linear.default(grad, None, parts, ctx.integers, ctx.format, "")
     return y, [None] * len(parts), None, None
 
 

@@ -155,7 +155,7 @@ class SparseLinear(PackedLayer):
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
-        parts = [getattr(self, PREFIX + name) for name in self.format.tensor_names()]
+        parts = [getattr(self, name) for name in self._part_names]
         names = (self.format.name, kernel_names(self.kernel_by_batch))
         return call_linear(x, bias, parts, list(self._integer_values), names)
 

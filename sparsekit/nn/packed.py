@@ -73,6 +73,7 @@ class PackedLayer(nn.Module):
 
     def _set_format(self, packed: Format) -> None:
         self.format = type(packed)
+        self._part_names = tuple(PREFIX + name for name in packed.tensor_names())
         self._integer_values = tuple(packed.integers().values())
         self._ready = None
 
@@ -117,8 +118,8 @@ class PackedLayer(nn.Module):
         if not incoming.values.is_meta:
             incoming.validate()
         values = self.packed.values
-        for name in self.format.tensor_names():
-            del self._buffers[PREFIX + name]
+        for name in self._part_names:
+            del self._buffers[name]
         self._set_format(incoming)
         for name, tensor in incoming.tensors().items():
             dtype = values.dtype if tensor.is_floating_point() else tensor.dtype

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import itertools
+
+from sparsekit.kernels import timing
+from sparsekit.kernels.timing import fastest
+
+
+def test_orders_by_median_and_interleaves(monkeypatch):
+    clock = [0.0]
+    calls = []
+    slow = itertools.chain([9.0, 9.0, 9.0], itertools.repeat(2.0))
+
+    def call(name, cost):
+        def run():
+            calls.append(name)
+            clock[0] += next(cost)
+
+        return run
+
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
+    times = fastest({"slow": call("slow", slow), "quick": call("quick", itertools.repeat(1.0))}, 60.0)
+    assert times == {"quick": 1.0, "slow": 2.0}
+    assert list(times) == ["quick", "slow"]
+    assert calls[:4] == ["slow", "slow", "quick", "quick"]
+    assert calls[4:8] == ["slow", "quick", "slow", "quick"]
+
+
+def test_runs_three_rounds_without_a_budget():
+    calls = []
+    fastest({"a": lambda: calls.append("a") or sum(range(20_000))}, 0.0)
+    assert len(calls) >= 2 + 3
+
+
+def test_nothing_to_time():
+    assert fastest({}, 1.0) == {}
