@@ -61,7 +61,7 @@ class NMPacked(Format):
             n=n,
             m=m,
             positions=pack_fields(positions, _position_bits(m)),
-            tail=tail.contiguous(),
+            tail=tail.clone(),  # a view would keep the whole matrix alive
         )
 
     def unpack(self) -> Tensor:

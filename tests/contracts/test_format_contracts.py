@@ -118,6 +118,7 @@ def test_is_a_frozen_dataclass_of_tensors_and_integers(family):
     assert all(type(v) is int for v in packed.integers().values())
     assert all(t.is_contiguous() for t in packed.tensors().values())
     assert packed.nbytes == sum(t.nbytes for t in packed.tensors().values())
+    assert packed.nbytes == sum(t.untyped_storage().nbytes() for t in packed.tensors().values())
     assert f"{packed.rows} x {packed.columns}" in repr(packed)
     with pytest.raises(dataclasses.FrozenInstanceError):
         packed.rows = 3
