@@ -67,18 +67,15 @@ def prune(  # noqa: PLR0913 - the one call of the package
     fraction = pattern.sparsity(sparsity)
     targets = find_targets(model, layers)
     data = _materialise(batches, method)
-    masks: dict[str, Mask] = {}
     with _undoing() as write, Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"pruning {len(targets)} layers", total=len(targets))
         ranked = _rank(model, targets, method, data) if allocation.compares_scores else {}
         shares = _shares(targets, pattern, fraction, allocation, ranked)
+        masks: dict[str, Mask] = {}
 
         def visit(target: Target, stats: LayerStatistics) -> None:
-            if isinstance(method, Solver):
-                weight, keep = _solved(target, method, stats, pattern, shares[target.name])
-            else:
-                scores = ranked.pop(target.name) if ranked else _scored(target, method, stats)
-                weight, keep = target.weight, _selected(scores, pattern, shares[target.name], by_row=method.by_row)
+            scores = ranked.get(target.name)
+            weight, keep = _pruned(target, method, stats, pattern, shares[target.name], scores)
             masks[target.name] = Mask(keep, pattern)
             write(target.weight, weight.masked_fill(~keep, 0.0))
             bar.advance(task)
@@ -191,10 +188,18 @@ def _selected(scores: Tensor, pattern: Pattern, share: float, *, by_row: bool) -
     return pattern.choose(scores, high * wide)
 
 
-def _solved(
-    target: Target, method: Solver, stats: LayerStatistics, pattern: Pattern, share: float
+def _pruned(
+    target: Target,
+    method: Method,
+    stats: LayerStatistics,
+    pattern: Pattern,
+    share: float,
+    scores: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """A solver's weight in the dtype of the parameter, and its mask."""
+    """The new weight of one layer, in its parameter's dtype, and what stays; ``scores`` where they are known."""
+    if isinstance(method, Criterion):
+        known = _scored(target, method, stats) if scores is None else scores
+        return target.weight, _selected(known, pattern, share, by_row=method.by_row)
     solution = method.solve(LayerProblem(target.name, _wide(target.weight), stats, pattern, share))
     weight = solution.weight.to(target.weight.dtype)
     if not bool(torch.isfinite(weight).all()):

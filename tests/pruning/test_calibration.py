@@ -211,7 +211,7 @@ def test_a_model_that_calls_the_same_block_again_is_not_stopped_early():
     assert rows == [4]
 
 
-class Failing(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -228,11 +228,11 @@ def test_the_model_is_left_as_it_was(fail):
         assert not any(module.training for module in model.modules())
         seen.append(target)
         if fail and len(seen) == 5:
-            raise Failing
+            raise StopHereError
 
     targets = find_targets(model)
     if fail:
-        with pytest.raises(Failing):
+        with pytest.raises(StopHereError):
             calibrate(model, targets, encoder_batches(), (Gram,), visit)
     else:
         calibrate(model, targets, encoder_batches(), (Gram,), visit)

@@ -1,0 +1,189 @@
+"""What every criterion has to keep, with every pattern: the two tuples are the test's parameters."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sparsekit.patterns import NM, PATTERNS, Block, Unstructured
+from sparsekit.patterns.base import removed
+from sparsekit.pruning import ALLOCATIONS, CRITERIA, SOLVERS, LayerStatistics, Uniform, prune
+from sparsekit.pruning.statistics import groups_of, input_rows
+
+EXAMPLES = {
+    Unstructured: [Unstructured()],
+    NM: [NM(2, 4), NM(1, 4), NM(3, 5)],
+    Block: [Block(4, 4), Block(2, 8), Block(3, 5)],
+}
+MADE = [pattern for kind in PATTERNS for pattern in EXAMPLES[kind]]
+METHODS = [*CRITERIA, *SOLVERS]
+
+
+def statistics(layer, kinds, inputs):
+    collected = {kind: kind(groups_of(layer), layer.weight[0].numel(), torch.empty(0)) for kind in kinds}
+    for rows in input_rows(layer, inputs):
+        for statistic in collected.values():
+            statistic.add(rows)
+    return LayerStatistics("layer.weight", collected)
+
+
+def setting(kind, seed=0):
+    torch.manual_seed(seed)
+    layer = nn.Linear(20, 12)
+    return layer, layer.weight.detach().clone(), statistics(layer, kind.needs, torch.randn(32, 20))
+
+
+def sparsity_for(pattern, wanted):
+    return None if pattern.fixes_sparsity else wanted
+
+
+def kept_count(pattern, shape, sparsity, by_row):
+    """How many weights have to stay, counted from the definition."""
+    high, wide = pattern.grid(shape)
+    if pattern.fixes_sparsity:
+        return math.prod(shape) - high * wide // pattern.m * (pattern.m - pattern.n)
+    per_unit = pattern.rows * pattern.columns if isinstance(pattern, Block) else 1
+    gone = high * removed(sparsity, wide) if by_row else removed(sparsity, high * wide)
+    return math.prod(shape) - gone * per_unit
+
+
+@pytest.mark.parametrize("pattern", MADE, ids=str)
+@pytest.mark.parametrize("kind", CRITERIA)
+class TestEveryCriterionWithEveryPattern:
+    @pytest.mark.parametrize("wanted", [0.0, 0.3, 0.5, 0.9])
+    def test_exact_count_and_legal(self, kind, pattern, wanted):
+        _, weight, stats = setting(kind)
+        sparsity = sparsity_for(pattern, wanted)
+        keep = pattern.select(kind().score(weight, stats), sparsity, by_row=kind.by_row)
+        assert pattern.admits(keep)
+        assert int(keep.sum()) == kept_count(pattern, (12, 20), sparsity, kind.by_row)
+
+    def test_deterministic(self, kind, pattern):
+        choices = []
+        for seed in (1, 2):
+            _, weight, stats = setting(kind)
+            torch.manual_seed(seed)
+            scores = kind().score(weight, stats)
+            choices.append(pattern.select(scores, sparsity_for(pattern, 0.5), by_row=kind.by_row))
+        assert torch.equal(*choices)
+
+    def test_select_is_idempotent(self, kind, pattern):
+        _, weight, stats = setting(kind)
+        scores = kind().score(weight, stats).abs() + 1
+        sparsity = sparsity_for(pattern, 0.5)
+        keep = pattern.select(scores, sparsity, by_row=kind.by_row)
+        assert torch.equal(pattern.select(scores * keep, sparsity, by_row=kind.by_row), keep)
+
+    def test_ties_go_to_the_lower_index(self, kind, pattern):
+        _, weight, stats = setting(kind)
+        ties = torch.zeros_like(kind().score(weight, stats))
+        keep = pattern.select(ties, sparsity_for(pattern, 0.5), by_row=kind.by_row)
+        units = pattern.pool(keep.float())
+        lines = (
+            units.reshape(-1, pattern.m) if isinstance(pattern, NM) else units if kind.by_row else units.flatten()[None]
+        )
+        assert (lines.diff(dim=1) <= 0).all()  # what stays comes first
+
+
+@pytest.mark.parametrize("kind", CRITERIA)
+class TestEveryCriterion:
+    def test_scores_have_the_weight_s_shape_and_are_finite_for_zeros(self, kind):
+        layer, weight, _ = setting(kind)
+        for given, inputs in ((weight, torch.zeros(4, 20)), (weight * 0, torch.randn(4, 20))):
+            scores = kind().score(given, statistics(layer, kind.needs, inputs))
+            assert scores.shape == weight.shape
+            assert scores.isfinite().all()
+
+    def test_scores_of_a_grouped_convolution(self, kind):
+        layer = nn.Conv2d(4, 6, 3, groups=2)
+        stats = statistics(layer, kind.needs, torch.randn(2, 4, 5, 5))
+        assert kind().score(layer.weight.detach(), stats).shape == layer.weight.shape
+
+    def test_permutation_of_inputs_and_outputs(self, kind):
+        if kind.__name__ == "Random":
+            pytest.skip("random scores belong to places, not to weights")
+        torch.manual_seed(0)
+        layer, inputs = nn.Linear(20, 12), torch.randn(32, 20)
+        weight = layer.weight.detach()
+        rows, columns = torch.randperm(12), torch.randperm(20)
+        scores = kind().score(weight, statistics(layer, kind.needs, inputs))
+        moved = kind().score(weight[rows][:, columns], statistics(layer, kind.needs, inputs[:, columns]))
+        torch.testing.assert_close(moved, scores[rows][:, columns])
+
+    def test_is_a_value(self, kind):
+        assert kind() == kind()
+        assert hash(kind()) == hash(kind())
+        assert repr(kind()).startswith(kind.__name__)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 9, 10)
+    )
+
+
+@pytest.mark.parametrize("pattern", MADE, ids=str)
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_prunes_a_network(kind, pattern):
+    model = network()
+    parameters = dict(model.named_parameters())
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    sparsity = sparsity_for(pattern, 0.5)
+    batches = (torch.randn(4, 3, 5, 5) for _ in range(2))
+    masks = prune(model, kind(), pattern, sparsity, batches=batches)
+    assert list(masks) == ["0.weight", "2.weight", "4.weight"]
+    for name, value in model.named_parameters():
+        assert value is parameters[name]
+        if name not in masks:
+            assert torch.equal(value, before[name])
+            continue
+        mask = masks[name]
+        assert mask.pattern == pattern
+        assert not value[~mask.keep].any()
+        if kind in CRITERIA:
+            assert torch.equal(value[mask.keep], before[name][mask.keep])
+        matrix = value.flatten(1)
+        by_row = kind in CRITERIA and kind.by_row
+        assert mask.nnz == kept_count(pattern, tuple(matrix.shape), sparsity, by_row)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_sparsity_0_changes_nothing(kind):
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    masks = prune(model, kind(), sparsity=0.0, batches=[torch.randn(4, 3, 5, 5)])
+    assert all(mask.keep.all() for mask in masks.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_pruning_twice_keeps_the_mask(kind):
+    """Zeros are the lowest scores of every method but the random one."""
+    if kind.__name__ == "Random":
+        pytest.skip("random scores do not see the weights")
+    model, batches = network(), [torch.randn(16, 3, 5, 5)]
+    first = prune(model, kind(), sparsity=0.5, batches=batches, layers=["4"])
+    second = prune(model, kind(), sparsity=0.5, batches=batches, layers=["4"])
+    assert torch.equal(first["4.weight"].keep | second["4.weight"].keep, first["4.weight"].keep)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_allocation_with_every_method(kind, allocation):
+    model, batches = network(), [torch.randn(4, 3, 5, 5)]
+    refused = allocation.compares_scores and (kind in SOLVERS or kind.by_row)
+    if refused:
+        with pytest.raises(ValueError, match="ranks scores across layers"):
+            prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches)
+        return
+    masks = prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches)
+    total = sum(mask.keep.numel() for mask in masks.values())
+    rows = sum(mask.shape[0] for mask in masks.values())
+    assert abs(sum(mask.nnz for mask in masks.values()) - total / 2) <= (
+        rows if kind in CRITERIA and kind.by_row else 3
+    )
+    if allocation is not Uniform:
+        with pytest.raises(ValueError, match="nothing to share out"):
+            prune(model, kind(), NM(2, 4), allocation=allocation(), batches=batches)
