@@ -14,6 +14,7 @@ ROOT = Path(sparsekit.__file__).parent
 TESTS = Path(__file__).parent
 
 FLOORS = {
+    "batches": 0,
     "errors": 0,
     "mask": 0,
     "patterns": 0,

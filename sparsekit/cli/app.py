@@ -1,0 +1,149 @@
+"""The commands, their options, and how a mistake is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+
+from sparsekit.cli.info import gather, tables
+from sparsekit.cli.source import load_source
+from sparsekit.cli.words import METHODS, MethodName, PatternName
+from sparsekit.errors import SparsekitError
+
+BAD_INPUT = 2
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+threads = click.option("--threads", type=click.IntRange(1), help="Threads to use [default: torch's own number].")
+MODEL_HELP = """MODEL is 'minilm', a folder that transformers can load, or package.module:function, where the function
+returns (model, example_inputs)."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="sparsekit")
+def app() -> None:
+    """Prune PyTorch models and make the zeros pay in time."""
+
+
+@app.command()
+@click.option("--quick", is_flag=True, help="Fewer texts, steps and recipes: about a minute.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), help="Folder to write to."
+)
+@threads
+@as_json
+def demo(quick: bool, out: Path, threads: int | None, as_json: bool) -> None:
+    """Prune a pretrained sentence encoder by several recipes; compare fidelity, speed and size."""
+    from sparsekit.demo.recipes import FULL, QUICK
+    from sparsekit.demo.run import run_demo
+
+    use_threads(threads)
+    report = run_demo(QUICK if quick else FULL, out, Console(stderr=as_json))
+    if as_json:
+        print_json(report.as_json())
+
+
+@app.command()
+@threads
+@as_json
+def info(threads: int | None, as_json: bool) -> None:
+    """Show what this machine offers, and what each kernel refuses and why."""
+    use_threads(threads)
+    found = gather()
+    if as_json:
+        print_json(found)
+    else:
+        for table in tables(found):
+            Console().print(table)
+
+
+@app.command(epilog=MODEL_HELP + " Methods: " + ", ".join(METHODS) + ".")
+@click.argument("model")
+@click.option("--method", "--criterion", type=MethodName(), default="magnitude", help="How weights are chosen.")
+@click.option("--pattern", type=PatternName(), default="unstructured", help="unstructured, N:M such as 2:4, or 16x16.")
+@click.option("--sparsity", type=float, help="Fraction of zeros, in [0, 1); N:M fixes its own.")
+@click.option("--texts", type=click.IntRange(1), default=256, help="Calibration texts, for text models.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the weights here, as safetensors."
+)
+@as_json
+def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: bool, **amounts: Any) -> None:
+    """Prune MODEL once and print a summary per layer."""
+    from safetensors.torch import save_model
+
+    from sparsekit.cli.summary import summarise, summary_table
+    from sparsekit.pruning import prune as prune_model
+
+    source = load_source(model)
+    batches = source.batches(amounts["texts"]) if method.needs else None
+    masks = prune_model(
+        source.model, method, pattern=pattern, sparsity=amounts["sparsity"], batches=batches, progress=not as_json
+    )
+    if output:
+        save_model(source.model, str(output))
+    rows = summarise(masks)
+    if as_json:
+        print_json({"layers": rows, "output": str(output) if output else None})
+        return
+    Console().print(summary_table(rows))
+    Console().print(f"Saved {output}." if output else "Nothing saved: give --output to keep the weights.")
+
+
+@app.command(epilog=MODEL_HELP)
+@click.argument("model")
+@click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="What `prune` has saved.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the compiled model here.")
+@threads
+@as_json
+def plan(model: str, weights: Path | None, output: Path | None, threads: int | None, as_json: bool) -> None:
+    """Measure, per layer of MODEL, whether a sparse kernel beats the best dense one."""
+    from sparsekit.checkpoint import save
+    from sparsekit.planning import plan as plan_model
+
+    use_threads(threads)
+    source = load_source(model, weights)
+    found = plan_model(source.model, source.example)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        Console().print(found)
+    if output:
+        save(found.apply(), output)
+        Console(stderr=True).print(f"Saved {output}.")
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch and the kernels, which share its pool, use ``count`` threads."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` and nothing else to standard output."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; bad input ends with status 2 and one line on standard error."""
+    try:
+        code = app.main(arguments, prog_name="sparsekit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
+        code = BAD_INPUT
+    except click.ClickException as error:
+        code = complain(error.format_message())
+    except (SparsekitError, OSError) as error:
+        code = complain(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code or 0)
+
+
+def complain(message: str) -> int:
+    """Print ``message`` as one line on standard error and return the exit status."""
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return BAD_INPUT

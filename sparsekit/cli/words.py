@@ -1,0 +1,59 @@
+"""What the user writes for a method or a pattern, and what it becomes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from sparsekit.errors import SparsekitError
+from sparsekit.patterns import NM, Block, Pattern, Unstructured
+from sparsekit.pruning import CRITERIA, SOLVERS, Criterion, Solver
+
+KINDS: tuple[type[Criterion] | type[Solver], ...] = (*CRITERIA, *SOLVERS)
+METHODS = {kind.__name__.lower(): kind for kind in KINDS}
+GROUP = re.compile(r"(\d+):(\d+)")
+SIDES = re.compile(r"(\d+)x(\d+)")
+
+
+class MethodName(click.ParamType):  # type: ignore[type-arg]
+    """A criterion or solver by its name, with its default settings."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the method called ``value``."""
+        kind = METHODS.get(str(value).lower())
+        if kind is None:
+            self.fail(f"expected one of {', '.join(METHODS)}, got {value!r}", param, ctx)
+        return kind()
+
+
+class PatternName(click.ParamType):  # type: ignore[type-arg]
+    """``unstructured``, ``2:4`` (N:M) or ``16x16`` (blocks)."""
+
+    name = "pattern"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the pattern that ``value`` describes."""
+        try:
+            pattern = read_pattern(str(value).lower())
+        except SparsekitError as error:
+            self.fail(str(error), param, ctx)
+        if pattern is None:
+            self.fail(
+                f"expected unstructured, N:M such as 2:4, or ROWSxCOLUMNS such as 16x16, got {value!r}", param, ctx
+            )
+        return pattern
+
+
+def read_pattern(text: str) -> Pattern | None:
+    """Return the pattern that ``text`` describes, or None."""
+    if text == "unstructured":
+        return Unstructured()
+    if found := GROUP.fullmatch(text):
+        return NM(int(found[1]), int(found[2]))
+    if found := SIDES.fullmatch(text):
+        return Block(int(found[1]), int(found[2]))
+    return None

@@ -1,0 +1,1 @@
+"""The demo: a pretrained sentence encoder, pruned by several recipes, compiled, judged and timed."""
