@@ -140,7 +140,13 @@ class SparseLinear(PackedLayer):
             or ready.threads != torch.get_num_threads()
         ):
             ready = self._get_ready(values)
-        if x.dim() != 2 or x.size(1) != self.in_features or x.dtype is not ready.dtype or x.device != ready.device:
+        if (
+            x.dim() != 2
+            or x.size(1) != self.in_features
+            or x.dtype is not ready.dtype
+            or x.device != ready.device
+            or (bias is not None and bias.dtype is not ready.dtype)
+        ):
             return self._of_any_shape(x, bias)
         batch = x.size(0)
         if batch == 0:

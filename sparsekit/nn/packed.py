@@ -37,11 +37,8 @@ class PackedLayer(nn.Module):
         self._ready: Any = None
         self._set_format(packed)
         for name, tensor in packed.tensors().items():
-            self.register_buffer(PREFIX + name, tensor)
-        if bias is None or isinstance(bias, nn.Parameter):
-            self.bias = bias
-        else:
-            self.bias = nn.Parameter(bias)
+            self.register_buffer(PREFIX + name, _ordinary(tensor))
+        self.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(_ordinary(bias))
 
     @property
     def packed(self) -> Format:
@@ -131,6 +128,12 @@ class PackedLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_buffers": as_unsigned(state["_buffers"])})  # type: ignore[no-untyped-call]
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Return a copy of an inference tensor that autograd can use, and any other tensor itself."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def sparsity_of(tensors: Iterable[Tensor], size: int) -> float:

@@ -98,6 +98,11 @@ def test_autocast_and_grad_mode_change_nothing(family):
         assert same_bits(family.pack(weight, mask).unpack(), expected(weight, mask))
 
 
+def test_uninitialised_memory_is_poisoned():
+    assert torch.empty(3).isnan().all()
+    assert torch.ones(3).new_empty(2, 2).isnan().all()
+
+
 @every_format
 def test_meta_parts_keep_their_shapes(family):
     packed = family.pack(random_weight((8, 16)), random_mask((8, 16), pattern_for(family), 0.5))

@@ -267,6 +267,23 @@ def test_autocast_keeps_the_weights_dtype():
             layer(torch.zeros(3, 20, dtype=torch.int64))
 
 
+def test_a_bias_that_was_exchanged_is_checked():
+    layer = sparse_layer(CSR)
+    layer(torch.zeros(3, 20))
+    layer.bias = nn.Parameter(layer.bias.detach().double(), requires_grad=False)
+    with pytest.raises(InputError, match="expected float32 bias, got float64"):
+        layer(torch.zeros(3, 20))
+
+
+@every_format
+def test_a_layer_made_in_inference_mode_can_be_trained(family):
+    with torch.inference_mode():
+        layer = sparse_layer(family)
+    x = random_weight((3, 20)).requires_grad_()
+    layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.weight.sum(0).expand_as(x))
+
+
 def test_many_threads_agree():
     layer = sparse_layer(CSR, (40, 60))
     inputs = [random_weight((batch, 60), seed=batch) for batch in range(1, 9)] * 4
