@@ -146,7 +146,7 @@ def check_sparsity(sparsity: float) -> float:
 
 def removed(sparsity: float, count: int) -> int:
     """``floor(sparsity * count)`` of the number that was meant: 0.29 of 100 is 29 (not 28), and ``k / n`` of n is k."""
-    return math.floor(Fraction(sparsity).limit_denominator(10**9) * count + Fraction(1, 10**7))
+    return math.floor(Fraction(sparsity) * count + Fraction(1, 10**7))
 
 
 def keep_highest(scores: Tensor, count: int) -> Tensor:

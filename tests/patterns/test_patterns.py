@@ -32,6 +32,7 @@ def exact_floor(sparsity, count):
 
 
 @given(scores(), SPARSITIES, st.booleans())
+@settings(deadline=None)
 def test_unstructured_equals_a_sort(matrix, sparsity, by_row):
     keep = Unstructured().select(matrix, sparsity, by_row=by_row)
     expected = torch.ones_like(matrix, dtype=torch.bool)
@@ -57,6 +58,7 @@ def test_block_equals_a_sort_of_sums(matrix, rows, columns, sparsity, by_row):
 
 
 @given(scores(), st.integers(1, 4), st.integers(0, 4))
+@settings(deadline=None)
 def test_nm_equals_a_sort_of_each_group(matrix, n, extra):
     m = n + extra
     keep = NM(n, m).select(matrix)
@@ -100,6 +102,7 @@ def test_ties_go_to_the_lower_index():
 
 
 @given(st.integers(0, 1000), st.integers(1, 10**7), st.data())
+@settings(deadline=None)
 def test_a_share_of_a_count_comes_back_exactly(percent_of_ten, count, data):
     gone = data.draw(st.integers(0, count))
     assert removed(gone / count, count) == gone
@@ -113,6 +116,7 @@ def test_removed_takes_the_decimal_that_was_written():
 
 
 @given(scores(), st.integers(0, 81))
+@settings(deadline=None)
 def test_choose_removes_a_count(matrix, gone):
     gone = min(gone, matrix.numel())
     assert int((~Unstructured().choose(matrix, gone)).sum()) == gone

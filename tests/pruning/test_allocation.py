@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsekit.errors import PatternError
@@ -36,6 +36,7 @@ def test_uniform():
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=4), st.integers(0, 99))
+@settings(deadline=None)
 def test_global_equals_a_sort_of_everything(layers, percent):
     values = {str(i): torch.tensor(layer, dtype=torch.float32) for i, layer in enumerate(layers)}
     flat = [(score, -place) for place, score in enumerate(score for layer in layers for score in layer)]

@@ -40,6 +40,14 @@ class Encoder(nn.Module):
         return {"logits": self.head(self.drop(x))}
 
 
+class Bump(nn.Module):
+    """Writes into its input, and returns something else."""
+
+    def forward(self, x):
+        x.mul_(2)
+        return x.mean()
+
+
 class InPlace(nn.Module):
     """Writes into what its modules returned and into what they were given."""
 
@@ -48,6 +56,7 @@ class InPlace(nn.Module):
         self.first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
         self.second = nn.Conv2d(4, 4, 3, padding=1)
         self.down = nn.Conv2d(4, 4, 1)
+        self.bump = Bump()
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.head = nn.Linear(16, 3)
 
@@ -55,7 +64,7 @@ class InPlace(nn.Module):
         x = self.first(x)
         y = self.second(x)
         y += x
-        y.mul_(2)
+        y = y - self.bump(y)
         z = self.down(y)
         z.add_(1)
         y.sub_(z)
@@ -73,6 +82,7 @@ class Shared(nn.Module):
         self.mid = nn.Linear(5, 5)
         self.head = nn.Linear(5, 6, bias=False)
         self.head.weight = self.embed.weight
+        self.tail = nn.Linear(6, 2)
 
     def forward(self, tokens, many):
         x = self.embed(tokens)
@@ -80,7 +90,7 @@ class Shared(nn.Module):
             x = self.block(x)
         if many:
             x = self.rare(x)
-        return self.head(self.block(self.mid(x)))
+        return self.tail(self.head(self.block(self.mid(x))))
 
 
 def encoder_batches():
@@ -157,7 +167,7 @@ def test_every_layer_sees_what_a_naive_rerun_gives_it(case, room, monkeypatch):
     calibrate(model, targets, copy.deepcopy(batches), (Gram, InputNorm), visit)
     assert sorted(order) == sorted(target.name for target in targets)
     if case == "shared":
-        assert order == ["block.0.weight", "rare.weight", "mid.weight", "head.weight"]
+        assert [name.split(".")[0] for name in order] == ["block", "rare", "mid", "head", "tail"]
 
 
 class Undisturbed:
@@ -201,6 +211,39 @@ def test_all_runs_together_compute_about_two_forwards(monkeypatch):
     monkeypatch.setattr(F, "linear", lambda *args: (calls.append(1), linear(*args))[1])
     calibrate(model, find_targets(model), [torch.randn(2, 4)], (InputNorm,), lambda *_: None)
     assert len(calls) == 12 + 11  # the last layer's output is never needed
+
+
+def test_what_is_kept_stays_within_its_room():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))).eval()
+    weights = [layer.weight for layer in model]
+    with torch.no_grad(), Replay(model, weights, room=100) as replay:  # an output takes 32 bytes
+        for weight in weights:
+            replay.run([weight], 0, torch.randn(2, 4))
+            replay.changed(weight)
+            assert replay.room == 100 - 32 * len(replay.outputs) >= 0
+        assert len(replay.outputs) == 3
+
+
+def test_a_call_that_is_kept_replaces_those_inside_it():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)).eval()
+    weights = [layer.weight for layer in (model[0][0], model[0][1], model[1])]
+    kept = []
+    with torch.no_grad(), Replay(model, weights) as replay:
+        for weight in weights:
+            replay.run([weight], 0, torch.randn(2, 4))
+            replay.changed(weight)
+            kept.append(len(replay.outputs))
+    assert kept == [0, 1, 1]
+
+
+def test_writing_in_place_does_not_bring_the_square_back(monkeypatch):
+    """A module whose output gets written into is computed once more, then copied."""
+    model = nn.Sequential(*(nn.Linear(4, 4) if i % 2 else nn.ReLU(inplace=True) for i in range(24)))
+    calls = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda *args: (calls.append(1), linear(*args))[1])
+    calibrate(model, find_targets(model), [torch.randn(2, 4)], (InputNorm,), lambda *_: None)
+    assert len(calls) <= 3 * 12
 
 
 def test_a_model_that_calls_the_same_block_again_is_not_stopped_early():
