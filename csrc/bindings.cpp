@@ -27,6 +27,13 @@ auto multiplied_by(void (Weight::*multiply)(const Product&) const) {
   };
 }
 
+template <class Weight>
+Weight* csr(int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
+            bool wide_indices, std::uintptr_t offsets, bool wide_offsets) {
+  return new Weight(CsrParts{rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
+                             pointer<void>(offsets), wide_offsets});
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -37,14 +44,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("peak_flops", &peak_flops, py::call_guard<py::gil_scoped_release>());
   m.def("read_bandwidth", &read_bandwidth, py::call_guard<py::gil_scoped_release>());
 
-  py::class_<Csr>(m, "Csr")
-      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
-                       bool wide_indices, std::uintptr_t offsets, bool wide_offsets) {
-        return new Csr({rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
-                        pointer<void>(offsets), wide_offsets});
-      }))
-      .def("multiply_panels", multiplied_by(&Csr::multiply_panels), py::call_guard<py::gil_scoped_release>())
-      .def("multiply_rows", multiplied_by(&Csr::multiply_rows), py::call_guard<py::gil_scoped_release>());
+  py::class_<CsrRows>(m, "CsrRows")
+      .def(py::init(&csr<CsrRows>))
+      .def("multiply", multiplied_by(&CsrRows::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<CsrPanels>(m, "CsrPanels")
+      .def(py::init(&csr<CsrPanels>))
+      .def("multiply", multiplied_by(&CsrPanels::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<Bitmask>(m, "Bitmask")
       .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t bits,

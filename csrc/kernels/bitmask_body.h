@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/bitmask.h"
+#include "simd/unroll.h"
 
 namespace {
 
@@ -22,17 +23,21 @@ void multiply_group(const BitmaskView& w, const Product& product, int64_t n) {
     const uint16_t* bits = w.bits + n * w.words;
     const float* values[kRows];
     Vec sum[kRows];
+    SPARSEKIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       values[r] = w.values + (w.offsets[n + r] - w.first_offset);
       sum[r] = Simd::zero();
     }
     for (int64_t g = 0; g < w.words; ++g) {
+      SPARSEKIT_UNROLL
       for (int part = 0; part < 16 / kWidth; ++part) {
         const Vec activation = Simd::loadu(x + 16 * g + part * kWidth);
+        SPARSEKIT_UNROLL
         for (int r = 0; r < kRows; ++r)
           sum[r] = Simd::fma(Expand::next(bits + r * w.words + g, part, values[r]), activation, sum[r]);
       }
     }
+    SPARSEKIT_UNROLL
     for (int r = 0; r < kRows; ++r)
       product.y[m * w.rows + n + r] = Simd::sum(sum[r]) + (product.bias == nullptr ? 0.0f : product.bias[n + r]);
   }

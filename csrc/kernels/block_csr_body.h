@@ -3,6 +3,7 @@
 
 #include "kernels/block_csr.h"
 #include "kernels/panel.h"
+#include "simd/unroll.h"
 
 namespace {
 
@@ -15,6 +16,15 @@ struct Activations {
   int64_t input_stride, token_stride;
   float* y;       // first token, first output
   int64_t tokens;  // to store
+};
+
+// Some tokens: a packed panel of at most kWidth, or any number to be read from x in place.
+struct Tokens {
+  const float* panel;  // or null
+  const float* x;
+  int64_t x_stride;
+  float* y;
+  int64_t count;
 };
 
 // The outputs [lane, lane + kVectors * kWidth) of one block row.
@@ -32,16 +42,26 @@ struct Lanes {
 template <int kVectors, int kTokens, int kChains, bool kRagged>
 void multiply_tile(const BlockCsrView& w, const Lanes& lanes, const Activations& a) {
   Vec sum[kChains][kTokens][kVectors];
+  SPARSEKIT_UNROLL
   for (int t = 0; t < kTokens; ++t)
+    SPARSEKIT_UNROLL
     for (int v = 0; v < kVectors; ++v)
+      SPARSEKIT_UNROLL
       for (int c = 0; c < kChains; ++c) sum[c][t][v] = Simd::zero();
+  // The lines of y arrive while the blocks are multiplied.
+  SPARSEKIT_UNROLL
+  for (int t = 0; t < kTokens; ++t)
+    if (t < a.tokens) Simd::prefetch_to_write(a.y + t * w.rows);
   const auto step = [&](const float* weights, const float* x, int chain) {
     Vec weight[kVectors];
+    SPARSEKIT_UNROLL
     for (int v = 0; v < kVectors; ++v)
       weight[v] = kRagged && v + 1 == kVectors ? Simd::load_first(weights + v * kWidth, lanes.last)
                                                : Simd::loadu(weights + v * kWidth);
+    SPARSEKIT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       const Vec activation = Simd::set1(x[t * a.token_stride]);
+      SPARSEKIT_UNROLL
       for (int v = 0; v < kVectors; ++v) sum[chain][t][v] = Simd::fma(weight[v], activation, sum[chain][t][v]);
     }
   };
@@ -52,15 +72,19 @@ void multiply_tile(const BlockCsrView& w, const Lanes& lanes, const Activations&
     const int64_t inputs = w.columns - column < w.block_columns ? w.columns - column : w.block_columns;
     int64_t k = 0;
     for (; k + kChains <= inputs; k += kChains)
+      SPARSEKIT_UNROLL
       for (int c = 0; c < kChains; ++c)
         step(weights + (k + c) * w.block_rows, x + (k + c) * a.input_stride, c);
     for (; k < inputs; ++k) step(weights + k * w.block_rows, x + k * a.input_stride, 0);
   }
+  SPARSEKIT_UNROLL
   for (int v = 0; v < kVectors; ++v) {
     const int stored = v + 1 == kVectors ? lanes.stored : kWidth;
     const Vec bias = lanes.bias == nullptr ? Simd::zero() : Simd::load_first(lanes.bias + v * kWidth, stored);
+    SPARSEKIT_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       Vec total = sum[0][t][v];
+      SPARSEKIT_UNROLL
       for (int c = 1; c < kChains; ++c) total = Simd::add(total, sum[c][t][v]);
       if (t < a.tokens) Simd::store_first(a.y + t * w.rows + v * kWidth, Simd::add(total, bias), stored);
     }
@@ -71,31 +95,30 @@ void multiply_tile(const BlockCsrView& w, const Lanes& lanes, const Activations&
 template <int kVectors>
 constexpr int tile_tokens() {
   constexpr int kSums = kWidth == 16 ? 16 : 8;
-  return kSums / kVectors;
+  return kSums / kVectors < kWidth ? kSums / kVectors : kWidth;
 }
 
+// Tokens [from, to) of the outputs in `lanes`: from the panels where they are packed, else from x in place.
 template <int kVectors, bool kRagged>
-void multiply_tokens(const BlockCsrView& w, const Product& product, const Lanes& lanes, const float* panels,
-                     int64_t packed, int64_t first, int64_t tokens, int64_t output) {
-  constexpr int kTokens = tile_tokens<kVectors>() < kWidth ? tile_tokens<kVectors>() : kWidth;
-  int64_t t = 0;
-  for (; t < packed; t += kTokens) {
-    const float* x = panels + t / kWidth * kWidth * w.columns + t % kWidth;
-    const int64_t stored = tokens - t < kTokens ? tokens - t : kTokens;
-    if (stored <= 0) return;
-    multiply_tile<kVectors, kTokens, 1, kRagged>(w, lanes, {x, kWidth, 1, product.y + (first + t) * w.rows + output, stored});
+void multiply_tokens(const BlockCsrView& w, const Tokens& tokens, const Lanes& lanes, int64_t output) {
+  constexpr int kTokens = tile_tokens<kVectors>();
+  float* y = tokens.y + output;
+  if (tokens.panel != nullptr) {
+    for (int64_t t = 0; t < tokens.count; t += kTokens)
+      multiply_tile<kVectors, kTokens, 1, kRagged>(
+          w, lanes, {tokens.panel + t, kWidth, 1, y + t * w.rows, tokens.count - t});
+    return;
   }
-  const auto in_place = [&](int64_t at, int count) {
-    return Activations{product.x + (first + at) * product.x_stride, 1, product.x_stride,
-                       product.y + (first + at) * w.rows + output, count};
+  int64_t t = 0;
+  const auto in_place = [&] {
+    return Activations{tokens.x + t * tokens.x_stride, 1, tokens.x_stride, y + t * w.rows, tokens.count - t};
   };
-  for (; tokens - t >= 4; t += 4) multiply_tile<kVectors, 4, 2, kRagged>(w, lanes, in_place(t, 4));
-  for (; tokens - t >= 2; t += 2) multiply_tile<kVectors, 2, 2, kRagged>(w, lanes, in_place(t, 2));
-  if (t < tokens) multiply_tile<kVectors, 1, 4, kRagged>(w, lanes, in_place(t, 1));
+  for (; tokens.count - t >= 4; t += 4) multiply_tile<kVectors, 4, 2, kRagged>(w, lanes, in_place());
+  for (; tokens.count - t >= 2; t += 2) multiply_tile<kVectors, 2, 2, kRagged>(w, lanes, in_place());
+  if (t < tokens.count) multiply_tile<kVectors, 1, 4, kRagged>(w, lanes, in_place());
 }
 
-void multiply_block_row(const BlockCsrView& w, const Product& product, const float* panels, int64_t packed,
-                        int64_t first, int64_t tokens, int64_t row) {
+void multiply_block_row(const BlockCsrView& w, const float* bias, const Tokens& tokens, int64_t row) {
   const int64_t origin = row * w.block_rows;
   const int64_t inside = w.rows - origin < w.block_rows ? w.rows - origin : w.block_rows;
   const int64_t offset = w.offsets[row];
@@ -108,25 +131,36 @@ void multiply_block_row(const BlockCsrView& w, const Product& product, const flo
                          w.offsets[row + 1] - offset,
                          clip(w.block_rows),
                          clip(inside),
-                         product.bias == nullptr ? nullptr : product.bias + origin + lane};
+                         bias == nullptr ? nullptr : bias + origin + lane};
     const bool ragged = lanes.last < kWidth;
-    const int64_t output = origin + lane;
     if (vectors == 2 && ragged)
-      multiply_tokens<2, true>(w, product, lanes, panels, packed, first, tokens, output);
+      multiply_tokens<2, true>(w, tokens, lanes, origin + lane);
     else if (vectors == 2)
-      multiply_tokens<2, false>(w, product, lanes, panels, packed, first, tokens, output);
+      multiply_tokens<2, false>(w, tokens, lanes, origin + lane);
     else if (ragged)
-      multiply_tokens<1, true>(w, product, lanes, panels, packed, first, tokens, output);
+      multiply_tokens<1, true>(w, tokens, lanes, origin + lane);
     else
-      multiply_tokens<1, false>(w, product, lanes, panels, packed, first, tokens, output);
+      multiply_tokens<1, false>(w, tokens, lanes, origin + lane);
     lane += vectors * kWidth;
   }
 }
 
 void multiply(const BlockCsrView& w, const Product& product, const float* panels, int64_t packed, int64_t first,
-              int64_t tokens, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row)
-    multiply_block_row(w, product, panels, packed, first, tokens, row);
+              int64_t count, int64_t begin, int64_t end) {
+  // A few block rows side by side, so that the lines of y that lie side by side are written together.
+  constexpr int64_t kOutputs = 64;
+  const int64_t together = w.block_rows < kOutputs ? kOutputs / w.block_rows : 1;
+  for (int64_t from = begin; from < end; from += together) {
+    const int64_t to = from + together < end ? from + together : end;
+    for (int64_t t = 0; t < count;) {
+      const bool in_panel = t < packed;
+      const int64_t taken = in_panel && count - t > kWidth ? kWidth : count - t;
+      const Tokens tokens = {in_panel ? panels + t * w.columns : nullptr, product.x + (first + t) * product.x_stride,
+                             product.x_stride, product.y + (first + t) * w.rows, taken};
+      for (int64_t row = from; row < to; ++row) multiply_block_row(w, product.bias, tokens, row);
+      t += taken;
+    }
+  }
 }
 
 void pack(const Product& product, int64_t columns, int64_t first, int64_t tokens, float* panel) {

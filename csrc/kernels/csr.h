@@ -4,66 +4,87 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/cpu.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
 
-// A view of a packed weight. Rows are also cut into column tiles, so that the part of the activation panel that a
-// tile reads stays in the first-level cache: row n, tile t holds the entries
-// [offsets[n] + cuts[n * (tiles + 1) + t], offsets[n] + cuts[n * (tiles + 1) + t + 1]).
+// A weight as it was packed. Rows [begin, end) of it are multiplied at a time.
 struct CsrView {
   int64_t rows;
-  int64_t columns;
-  int64_t tiles;
   const float* values;
-  const void* indices;      // uint16_t or int32_t, ascending in each row
-  bool wide_indices;        // int32_t
-  const int64_t* offsets;   // rows + 1
-  const uint32_t* cuts;     // rows * (tiles + 1)
+  const void* indices;  // uint16_t or int32_t, ascending in each row
+  bool wide_indices;    // int32_t
+  const int64_t* offsets;
 };
 
-// One entry per instruction set. Functions handle rows [begin, end) of one weight.
+// Some rows of a weight, cut into tiles of columns and laid out in the order in which they are read: tile by tile, and
+// in a tile row by row. The activations that one tile reads fit in the first-level cache.
+struct CsrChunk {
+  int64_t first_row, rows;
+  int64_t tiles, tile_columns;
+  const float* values;
+  const uint16_t* indices;  // column inside the tile
+  const uint16_t* counts;   // entries of row r in tile t, at t * rows + r
+};
+
+// One entry per instruction set.
 struct CsrKernels {
   int panel_width;  // tokens in a full panel
 
-  // panel[k * panel_width' + m] = x[first + m][k] for `tokens` tokens, zero beyond; panel_width' = panel_tokens(tokens).
-  void (*pack)(const Product&, int64_t columns, int64_t first, int64_t tokens, float* panel);
+  // y[m][n] for every token and the rows [begin, end), one dot product at a time.
+  void (*multiply_rows)(const CsrView&, const Product&, int64_t begin, int64_t end);
   // Columns of the panel that `tokens` tokens take: the narrowest width with a kernel.
   int (*panel_tokens)(int64_t tokens);
-  // y[first + m][n] for the tokens in the panel; `tile` is scratch for kChunkRows * panel_width floats.
-  void (*multiply_panel)(const CsrView&, const Product&, const float* panel, int64_t first, int64_t tokens,
-                         int64_t begin, int64_t end, float* tile);
-  // y[m][n] for every token, one dot product at a time.
-  void (*multiply_rows)(const CsrView&, const Product&, int64_t begin, int64_t end);
+  // panel[k * panel_tokens(tokens) + m] = x[first + m][k] for `tokens` tokens, zero beyond.
+  void (*pack)(const Product&, int64_t columns, int64_t first, int64_t tokens, float* panel);
+  // y[first + m][n] for the tokens in the panel and the rows n of the chunk, of `rows` in all; `sums` is scratch for
+  // (kChunkRows + kSpareRows) * panel_width floats.
+  void (*multiply_chunk)(const CsrChunk&, const Product&, int64_t rows, const float* panel, int64_t first,
+                         int64_t tokens, float* sums);
 };
 
-// Rows whose outputs stay in scratch while the column tiles pass; a multiple of every vector width.
 constexpr int64_t kChunkRows = 128;
+// Lets the last rows of a chunk be transposed as a whole square.
+constexpr int64_t kSpareRows = 16;
 
-// A packed weight that has been checked, ready to multiply. Does not own values and indices.
-class Csr {
+struct CsrParts {
+  int64_t rows, columns, nnz;
+  const float* values;
+  const void* indices;
+  bool wide_indices;
+  const void* offsets;
+  bool wide_offsets;
+};
+
+// A checked weight for few tokens. Does not own values and indices.
+class CsrRows {
  public:
-  struct Parts {
-    int64_t rows, columns, nnz;
-    const float* values;
-    const void* indices;
-    bool wide_indices;
-    const void* offsets;
-    bool wide_offsets;
-  };
-  explicit Csr(const Parts& parts);
-  void multiply_panels(const Product& product) const;
-  void multiply_rows(const Product& product) const;
+  explicit CsrRows(const CsrParts& parts);
+  void multiply(const Product& product) const;
 
  private:
-  CsrView view() const;
-
-  Parts parts_;
+  CsrParts parts_;
   const CsrKernels* kernels_;
-  int64_t tiles_ = 0;
   std::vector<int64_t> offsets_;
-  std::vector<uint32_t> cuts_;
+};
+
+// A checked weight for many tokens: its own copy, in chunks.
+class CsrPanels {
+ public:
+  explicit CsrPanels(const CsrParts& parts);
+  void multiply(const Product& product) const;
+
+ private:
+  CsrChunk chunk(int64_t index) const;
+  template <class Index>
+  void fill(const CsrParts& parts, const std::vector<int64_t>& offsets);
+
+  int64_t rows_, columns_, tiles_, tile_columns_, chunk_rows_;
+  const CsrKernels* kernels_;
+  std::vector<float> values_;
+  std::vector<uint16_t> indices_;
+  std::vector<uint16_t> counts_;
+  std::vector<int64_t> chunk_offsets_;  // entries before each chunk
 };
 
 }  // namespace sparsekit

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "simd/unroll.h"
+
 namespace {
 
 struct Simd {
@@ -27,22 +29,27 @@ struct Simd {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {
     Vec a[8], b[8];
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 8; ++i) a[i] = loadu(from + i * from_stride);
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 4; ++i) {
       b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
       b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
     }
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 2; ++i) {
       a[4 * i] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0x44);
       a[4 * i + 1] = _mm256_shuffle_ps(b[4 * i], b[4 * i + 2], 0xee);
       a[4 * i + 2] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0x44);
       a[4 * i + 3] = _mm256_shuffle_ps(b[4 * i + 1], b[4 * i + 3], 0xee);
     }
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 4; ++i) {
       storeu(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
       storeu(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "simd/unroll.h"
+
 namespace {
 
 struct Simd {
@@ -23,28 +25,34 @@ struct Simd {
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {
     Vec a[16], b[16];
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 16; ++i) a[i] = loadu(from + i * from_stride);
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 16; i += 2) {
       b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
       b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
     }
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 16; i += 4) {
       a[i] = low_pairs(b[i], b[i + 2]);
       a[i + 1] = high_pairs(b[i], b[i + 2]);
       a[i + 2] = low_pairs(b[i + 1], b[i + 3]);
       a[i + 3] = high_pairs(b[i + 1], b[i + 3]);
     }
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 4; ++i) {
       b[i] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
       b[i + 4] = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
       b[i + 8] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
       b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
     }
+    SPARSEKIT_UNROLL
     for (int i = 0; i < 8; ++i) {
       storeu(to + i * to_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88));
       storeu(to + (i + 8) * to_stride, _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd));

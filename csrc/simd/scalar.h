@@ -31,6 +31,7 @@ struct Simd {
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   static float sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {

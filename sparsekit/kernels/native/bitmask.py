@@ -25,7 +25,7 @@ def _bind(packed: Format) -> Multiply:
         extension.pointer(packed.row_offsets),
         packed.row_offsets.dtype == torch.int64,
     )
-    return extension.multiply_with(native, "multiply", packed.rows, packed.values, packed.bits)
+    return extension.multiply_with(native, packed.rows, packed.values, packed.bits)
 
 
 def _refuses(problem: Problem) -> Refusal | None:

@@ -25,7 +25,7 @@ def _bind(packed: Format) -> Multiply:
         extension.pointer(packed.block_offsets),
         packed.block_offsets.dtype == torch.int64,
     )
-    return extension.multiply_with(native, "multiply", packed.rows, values, packed.block_indices)
+    return extension.multiply_with(native, packed.rows, values, packed.block_indices)
 
 
 BLOCK_CSR_MM = Kernel("block_csr_mm_native", BlockCSR, extension.refuses, _bind)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from sparsekit.formats import CSR
@@ -15,9 +13,10 @@ MOST_ROWS = 4
 """Tokens up to which one dot product a token beats a panel."""
 
 
-def _native(packed: CSR) -> Any:
-    assert extension.MODULE is not None
-    return extension.MODULE.Csr(
+def _bind(packed: Format, native: str) -> Multiply:
+    """Bind ``packed`` to the native class of that name."""
+    assert isinstance(packed, CSR)
+    weight = getattr(extension.MODULE, native)(
         packed.rows,
         packed.columns,
         packed.values.numel(),
@@ -27,11 +26,7 @@ def _native(packed: CSR) -> Any:
         extension.pointer(packed.row_offsets),
         packed.row_offsets.dtype == torch.int64,
     )
-
-
-def _bind(packed: Format, method: str) -> Multiply:
-    assert isinstance(packed, CSR)
-    return extension.multiply_with(_native(packed), method, packed.rows, packed.values, packed.column_indices)
+    return extension.multiply_with(weight, packed.rows, packed.values, packed.column_indices)
 
 
 def _refuses_rows(problem: Problem) -> Refusal | None:
@@ -40,8 +35,9 @@ def _refuses_rows(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, lambda packed: _bind(packed, "multiply_rows"))
+CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, lambda packed: _bind(packed, "CsrRows"))
 """Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1."""
 
-CSR_MM = Kernel("csr_mm_native", CSR, extension.refuses, lambda packed: _bind(packed, "multiply_panels"))
-"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add."""
+CSR_MM = Kernel("csr_mm_native", CSR, extension.refuses, lambda packed: _bind(packed, "CsrPanels"))
+"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add.
+The weight is copied into the order in which it is read."""

@@ -35,9 +35,9 @@ def refuses(problem: Problem) -> Refusal | None:
     return None
 
 
-def multiply_with(native: Any, method: str, rows: int, *keep: Tensor) -> Multiply:
-    """Wrap a native weight's ``method`` as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
-    call = getattr(native, method)
+def multiply_with(native: Any, rows: int, *keep: Tensor) -> Multiply:
+    """Wrap a native weight as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
+    call = native.multiply
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
         _ = keep
