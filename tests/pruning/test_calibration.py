@@ -56,6 +56,7 @@ class InPlace(nn.Module):
         self.first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
         self.second = nn.Conv2d(4, 4, 3, padding=1)
         self.down = nn.Conv2d(4, 4, 1)
+        self.late = nn.Conv2d(4, 4, 1)  # gets the tensor that down got, with other values
         self.bump = Bump()
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.head = nn.Linear(16, 3)
@@ -66,8 +67,8 @@ class InPlace(nn.Module):
         y += x
         y = y - self.bump(y)
         z = self.down(y)
-        z.add_(1)
         y.sub_(z)
+        y += self.late(y)
         return self.head(self.pool(y).flatten(1))
 
 
@@ -314,12 +315,13 @@ def test_batches_without_rows():
 
 
 def test_torch_transformers_run_their_layers():
-    """The fused path of torch would skip the hooks."""
+    """The fused path of torch would skip the hooks, and pack padded batches into nested tensors."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.TransformerEncoder(layer, 2)
     targets = find_targets(model, lambda name, _: "out_proj" not in name)
     names = []
-    calibrate(model, targets, [torch.randn(2, 3, 8)], (Gram,), lambda target, _: names.append(target.name))
+    batch = {"src": torch.randn(2, 3, 8), "src_key_padding_mask": torch.tensor([[False] * 3, [False, False, True]])}
+    calibrate(model, targets, [batch], (Gram,), lambda target, _: names.append(target.name))
     assert names == [f"layers.{i}.linear{j}.weight" for i in (0, 1) for j in (1, 2)]
     with pytest.raises(CalibrationError, match=r"layers\.0\.self_attn\.out_proj\.weight"):
         calibrate(model, find_targets(model), [torch.randn(2, 3, 8)], (Gram,), lambda *_: None)
