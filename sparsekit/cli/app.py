@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sparsekit.cli.info import gather, tables
 from sparsekit.cli.source import load_source
-from sparsekit.cli.words import METHODS, MethodName, PatternName
+from sparsekit.cli.words import METHODS, MethodName, OutputFile, PatternName
 from sparsekit.errors import SparsekitError
 
 BAD_INPUT = 2
@@ -67,9 +67,7 @@ def info(threads: int | None, as_json: bool) -> None:
 @click.option("--pattern", type=PatternName(), default="unstructured", help="unstructured, N:M such as 2:4, or 16x16.")
 @click.option("--sparsity", type=float, help="Fraction of zeros, in [0, 1); N:M fixes its own.")
 @click.option("--texts", type=click.IntRange(1), default=256, help="Calibration texts, for text models.")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the weights here, as safetensors."
-)
+@click.option("--output", type=OutputFile(), help="Write the weights here, as safetensors.")
 @as_json
 def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: bool, **amounts: Any) -> None:
     """Prune MODEL once and print a summary per layer."""
@@ -96,7 +94,7 @@ def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: b
 @app.command(epilog=MODEL_HELP)
 @click.argument("model")
 @click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="What `prune` has saved.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the compiled model here.")
+@click.option("--output", type=OutputFile(), help="Write the compiled model here.")
 @threads
 @as_json
 def plan(model: str, weights: Path | None, output: Path | None, threads: int | None, as_json: bool) -> None:

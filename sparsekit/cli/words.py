@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +47,21 @@ class PatternName(click.ParamType):  # type: ignore[type-arg]
                 f"expected unstructured, N:M such as 2:4, or ROWSxCOLUMNS such as 16x16, got {value!r}", param, ctx
             )
         return pattern
+
+
+class OutputFile(click.Path):
+    """A file to write; a folder that is missing is found out before the work instead of after it."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return ``value`` as a path whose folder exists."""
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)
+        if not path.parent.is_dir():
+            self.fail(f"expected a file in a folder that exists, got {str(value)!r}", param, ctx)
+        return path
 
 
 def read_pattern(text: str) -> Pattern | None:

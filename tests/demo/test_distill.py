@@ -1,0 +1,73 @@
+import copy
+
+import pytest
+import torch
+
+from sparsekit.demo.distill import Course, disagreement, distill, learned, shuffled
+from sparsekit.patterns import Block, Unstructured
+
+
+@pytest.fixture
+def batches(encoder, corpus):
+    return encoder.unpadded(corpus.calibration, tokens=128, length=24)
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), [(Unstructured(), 0.75), (Block(8, 8), 0.5)])
+def test_the_student_ends_with_the_sparsity_of_its_course(encoder, batches, pattern, sparsity):
+    student = copy.deepcopy(encoder.model)
+    told = []
+    masks = distill(student, encoder.model, batches, pattern, Course(8, 60.0, 0.2, sparsity), told.append)
+    for name, mask in masks.items():
+        weight = student.get_parameter(name)
+        assert mask.sparsity == sparsity
+        assert mask.pattern == pattern
+        assert not weight[~mask.keep].any()
+    assert told == sorted(told)
+    assert len(told) == 8
+
+
+def test_the_student_learns_and_the_teacher_does_not(encoder, batches):
+    before = copy.deepcopy(encoder.model.state_dict())
+    course = Course(25, 60.0, 0.0, 0.5)
+    student, untaught = copy.deepcopy(encoder.model), copy.deepcopy(encoder.model)
+    distill(student, encoder.model, batches, Unstructured(), course, lambda progress: None)
+    distill(untaught, encoder.model, batches, Unstructured(), Course(1, 60.0, 0.5, 0.5), lambda progress: None)
+    assert disagreement(student, encoder.model, batches[0]) < disagreement(untaught, encoder.model, batches[0])
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+
+
+def test_nothing_disagrees_with_itself(encoder, batches):
+    assert disagreement(encoder.model, encoder.model, batches[0]).item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_embedding_tables_do_not_learn(encoder):
+    names = {id(parameter): name for name, parameter in encoder.model.named_parameters()}
+    chosen = {names[id(parameter)] for parameter in learned(encoder.model)}
+    assert {name for name in names.values() if name not in chosen} == {
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.token_type_embeddings.weight",
+    }
+
+
+def test_a_course_rises_to_its_end_and_cools_down():
+    course = Course(100, 60.0, 0.2, 0.9, ramp=0.5, rate=1.0)
+    rising = [course.sparsity(i / 10) for i in range(11)]
+    assert rising == sorted(rising)
+    assert (rising[0], rising[5], rising[10]) == (pytest.approx(0.2), 0.9, 0.9)
+    assert course.learning_rate(0.0, 0) == pytest.approx(0.05)
+    assert course.learning_rate(0.5, 50) == pytest.approx(0.5)
+    assert course.learning_rate(1.0, 99) == pytest.approx(0.0)
+
+
+def test_a_slow_machine_ends_the_course_early(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 9.0, 11.0])
+    monkeypatch.setattr("sparsekit.demo.distill.time.monotonic", lambda: next(clock))
+    assert list(Course(100, 10.0, 0.0, 0.5).progresses()) == [0.1, 0.4, 0.9]
+
+
+def test_each_round_reads_every_batch_once_in_the_same_order_as_before():
+    first, second = shuffled(range(5)), shuffled(range(5))
+    rounds = [next(first) for _ in range(10)]
+    assert sorted(rounds[:5]) == sorted(rounds[5:]) == list(range(5))
+    assert rounds == [next(second) for _ in range(10)]

@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from sparsekit import cli
+from sparsekit.cli.info import gather
+from sparsekit.cli.source import load_source
+from sparsekit.cli.words import METHODS, read_pattern
+from sparsekit.demo.corpus import Corpus, Pair
+from sparsekit.kernels import KERNELS
+from sparsekit.patterns import NM, Block, Unstructured
+
+MODEL = "zoo:make"
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A module that a user might have in the current folder."""
+    code = (
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))\n"
+        "    return model, torch.randn(16, 32)\n"
+        "def wrong():\n"
+        "    return 7\n"
+    )
+    (tmp_path / "zoo.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "zoo", raising=False)
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    """Run the command line in this process: exit status, standard output, standard error."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("prune",), ("plan",)])
+def test_every_command_explains_itself(capsys, command):
+    status, out, _ = run(capsys, *command, "--help")
+    assert status == 0
+    assert "Usage: sparsekit" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prune", "nothing"), "expected minilm, a folder, or package.module:function, got 'nothing'"),
+        (("prune", "no_such_module:make"), "No module named 'no_such_module'"),
+        (("prune", "zoo:missing"), "has no attribute 'missing'"),
+        (("prune", "zoo:wrong"), "expected it to return (model, example_inputs), got int"),
+        (("prune", MODEL), "expected sparsity in [0, 1), got None"),
+        (("prune", MODEL, "--sparsity", "1.5"), "expected a fraction of zeros in [0, 1), got 1.5"),
+        (("prune", MODEL, "--sparsity", "much"), "'much' is not a valid float"),
+        (("prune", MODEL, "--pattern", "5:4"), "expected 1 <= n <= m"),
+        (("prune", MODEL, "--pattern", "round"), "expected unstructured, N:M such as 2:4"),
+        (("prune", MODEL, "--method", "guess"), "expected one of random, magnitude"),
+        (
+            ("prune", MODEL, "--sparsity", "0.5", "--output", "no/such/folder/x"),
+            "expected a file in a folder that exists",
+        ),
+        (("prune",), "Missing argument 'MODEL'"),
+        (("plan", MODEL, "--weights", "missing.safetensors"), "does not exist"),
+        (("plan", MODEL, "--weights", "zoo.py"), "expected weights of this model"),
+        (("unknown",), "No such command 'unknown'"),
+        (("info", "--threads", "0"), "0 is not in the range"),
+    ],
+)
+def test_bad_input_ends_with_status_2_and_one_line(capsys, zoo, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_prune_saves_what_it_says(capsys, zoo, method):
+    status, out, _ = run(
+        capsys, "prune", MODEL, "--method", method, "--sparsity", "0.75", "--output", "x.safetensors", "--json"
+    )
+    assert status == 0
+    weights = load_file(zoo / "x.safetensors")
+    layers = json.loads(out)["layers"]
+    assert [layer["name"] for layer in layers] == ["0.weight", "2.weight"]
+    for layer in layers:
+        assert layer["nnz"] == int((weights[layer["name"]] != 0).sum())
+        assert layer["sparsity"] == 0.75
+
+
+def test_prune_prints_a_summary(capsys, zoo):
+    status, out, _ = run(capsys, "prune", MODEL, "--pattern", "2:4")
+    assert status == 0
+    assert "50.00%" in out
+    assert "Nothing saved" in out
+
+
+def test_info_asks_every_kernel(capsys):
+    status, out, _ = run(capsys, "info", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert [kernel["name"] for kernel in found["kernels"]] == [kernel.name for kernel in KERNELS]
+    assert all(answer for kernel in found["kernels"] for answer in kernel["answers"].values())
+    assert found["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_info_prints_tables(capsys):
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    for word in ("processor", "formats", "kernels", *(kind["name"] for kind in gather()["formats"])):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [("unstructured", Unstructured()), ("2:4", NM(2, 4)), ("16x1", Block(16, 1)), ("2:4x", None), ("", None)],
+)
+def test_patterns_are_read(text, pattern):
+    assert read_pattern(text) == pattern
+
+
+def test_a_folder_is_a_text_model(capsys, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=30, max_position_embeddings=128, **sizes)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxy"])
+    )
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    corpus = Corpus(("one text", "another text"), (Pair("a query", "and its document"),))
+    monkeypatch.setattr("sparsekit.cli.source.load_corpus", lambda: corpus)
+    capsys.readouterr()
+    status, out, err = run(
+        capsys, "prune", str(tmp_path), "--method", "wanda", "--sparsity", "0.5", "--texts", "4", "--json"
+    )
+    assert (status, err) == (0, "")
+    assert len(json.loads(out)["layers"]) == 6
+
+
+def test_heavy_libraries_are_not_imported_before_they_are_used():
+    code = (
+        "import sys; from sparsekit.cli import app;"
+        "print([m for m in ('transformers', 'matplotlib', 'triton') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_models_of_functions_are_in_evaluation_mode(zoo):
+    source = load_source(MODEL)
+    assert isinstance(source.model, nn.Sequential)
+    assert not source.model.training
+    assert len(source.batches(5)) == 1
