@@ -20,7 +20,15 @@ from setuptools.command.build_ext import build_ext
 
 AVX2 = ["-mavx2", "-mfma", "-mpopcnt"]
 # GCC 12's own AVX-512 headers trip its check for uninitialised variables (GCC bug 105593).
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+AVX512 = [
+    *AVX2,
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
+]
 ISA_FLAGS = {
     "scalar": [],
     "avx2": AVX2,
@@ -74,7 +82,9 @@ class BuildNative(build_ext):
         if unknown:
             raise SystemExit(f"SPARSEKIT_BUILD_ISAS: expected some of {', '.join(ISA_FLAGS)}, got {', '.join(unknown)}")
         probe = "#include <immintrin.h>\nint main() { return 0; }"
-        return [i for i in ISA_FLAGS if i == "scalar" or (i in wanted and ON_X86 and self.compiles(probe, ISA_FLAGS[i]))]
+        return [
+            i for i in ISA_FLAGS if i == "scalar" or (i in wanted and ON_X86 and self.compiles(probe, ISA_FLAGS[i]))
+        ]
 
     def compiles(self, code: str, flags: list[str]) -> bool:
         """Whether the compiler takes ``code`` with ``flags``."""
@@ -92,11 +102,7 @@ def extensions() -> list[Extension]:
     root = Path(__file__).parent
     sources = sorted(str(p.relative_to(root)) for p in (root / "csrc").rglob("*.cpp"))
     headers = sorted(str(p.relative_to(root)) for p in (root / "csrc").rglob("*") if p.suffix in {".h", ".def"})
-    return [
-        Extension(
-            "sparsekit._C", sources, include_dirs=["csrc", get_include()], depends=headers, language="c++"
-        )
-    ]
+    return [Extension("sparsekit._C", sources, include_dirs=["csrc", get_include()], depends=headers, language="c++")]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

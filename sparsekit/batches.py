@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,3 +34,16 @@ def describe(batch: Any) -> str:
     if isinstance(batch, (tuple, list)):
         return f"{type(batch).__name__}(" + ", ".join(describe(value) for value in batch) + ")"
     return type(batch).__name__
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in eval mode without gradients; then set every module's mode as it was."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag

@@ -1,0 +1,87 @@
+"""Dense weights packed ahead for oneDNN and MKL: the dense ways that sparse has to beat.
+
+``F.linear`` reorders its weight in every call; these do so once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sparsekit.formats import Dense
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.base import Kernel, Multiply, Problem
+
+FEWEST_ROWS = 2
+"""Tokens from which packing ahead can pay; for one token ``F.linear`` reads the weight just once, too."""
+
+Prepare = Callable[[Tensor, int], Multiply]
+
+
+def _onednn(weight: Tensor, batch: int) -> Multiply:
+    prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
+
+    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, "none", [], "")
+        return y
+
+    return multiply
+
+
+def _mkl(weight: Tensor, batch: int) -> Multiply:
+    prepacked = torch.ops.mkl._mkl_reorder_linear_weight(weight, batch)
+
+    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = torch.ops.mkl._mkl_linear(x, prepacked, weight, bias, batch)
+        return y
+
+    return multiply
+
+
+def _bind(packed: Format, prepare: Prepare) -> Multiply:
+    """Pack for the batch size of the first call; others reuse that packing, which stays right and nearly as fast."""
+    prepared: list[Multiply] = []
+    lock = threading.Lock()
+
+    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        if not prepared:
+            with lock:
+                if not prepared:
+                    prepared.append(prepare(packed.values, x.shape[0]))
+        return prepared[0](x, bias)
+
+    return multiply
+
+
+def _refuses(problem: Problem, library: str, there: bool, dtypes: tuple[torch.dtype, ...]) -> Refusal | None:
+    if not there:
+        return Refusal(f"this torch has no {library}")
+    if problem.device.type != "cpu":
+        return Refusal(f"it runs on the CPU, not on {problem.device}")
+    if problem.dtype not in dtypes:
+        return Refusal(f"it does not run {str(problem.dtype).removeprefix('torch.')}")
+    if problem.batch < FEWEST_ROWS or not problem.packed.values.numel():
+        return Refusal(f"packing ahead pays from batch {FEWEST_ROWS} on, for a weight that is not empty")
+    return None
+
+
+def _refuses_onednn(problem: Problem) -> Refusal | None:
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return _refuses(problem, "oneDNN", there, (torch.float32, torch.bfloat16))
+
+
+def _refuses_mkl(problem: Problem) -> Refusal | None:
+    there = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight")
+    return _refuses(problem, "MKL", there, (torch.float32,))
+
+
+DENSE_ONEDNN = Kernel("dense_linear_onednn", Dense, _refuses_onednn, lambda packed: _bind(packed, _onednn))
+"""Cost: 2 FLOP per weight and token; a second copy of the weight in oneDNN's order."""
+
+DENSE_MKL = Kernel("dense_linear_mkl", Dense, _refuses_mkl, lambda packed: _bind(packed, _mkl))
+"""Cost: 2 FLOP per weight and token; a second copy of the weight in MKL's order."""
+
+PREPACKED_KERNELS: tuple[Kernel, ...] = (DENSE_ONEDNN, DENSE_MKL)

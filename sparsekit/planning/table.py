@@ -1,0 +1,67 @@
+"""A plan as a table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from sparsekit.planning.layer import LayerPlan
+
+WIDTH = 180
+HEADERS = ("layer", "pattern", "sparsity", "batch", "format", "kernel", "dense us", "sparse us", "gain", "why not")
+RIGHT = {"sparsity", "batch", "dense us", "sparse us", "gain"}
+
+
+def table(layers: Sequence[LayerPlan]) -> Table:
+    """Return one row per layer and a summary; "dense us" is the fastest dense way, prepacked ones included."""
+    made = Table(caption=summary(layers), caption_justify="left")
+    for header in HEADERS:
+        made.add_column(header, justify="right" if header in RIGHT else "left", overflow="fold")
+    for layer in layers:
+        made.add_row(*_cells(layer))
+    return made
+
+
+def render(layers: Sequence[LayerPlan]) -> str:
+    """Return the table as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, no_color=True).print(table(layers))
+    return text.getvalue()
+
+
+def summary(layers: Sequence[LayerPlan]) -> str:
+    """Return what the plan changes, in one line."""
+    measured = [layer for layer in layers if layer.dense]
+    if not measured:
+        return "Nothing was measured: the example inputs call no Linear that could be replaced."
+    eager = sum(layer.eager for layer in measured)
+    dense = sum(layer.dense.seconds for layer in measured if layer.dense)
+    chosen = sum(layer.seconds for layer in measured)
+    sparse = sum(layer.sparse for layer in layers)
+    prepacked = sum(layer.chosen is not None and not layer.sparse for layer in layers)
+    return (
+        f"{sparse} of {len(layers)} layers run sparse, {prepacked} prepacked dense, "
+        f"{len(layers) - sparse - prepacked} stay as they are. All measured layers: as they are {eager * 1e6:.0f} us, "
+        f"best dense {dense * 1e6:.0f} us, as planned {chosen * 1e6:.0f} us, {dense / chosen:.2f}x of best dense."
+    )
+
+
+def _cells(layer: LayerPlan) -> tuple[str, ...]:
+    way = layer.chosen
+    sparse = way if way is not None and layer.sparse else None
+    left = f", {layer.mask.remainder}" if layer.mask.remainder else ""
+    return (
+        layer.name or "(the model)",
+        f"{layer.mask.pattern}{left}",
+        f"{layer.mask.sparsity:.3f}",
+        ", ".join(f"{batch} x {count}" if count > 1 else str(batch) for batch, count in layer.calls.items()),
+        way.format if way else "-",
+        ", ".join(dict.fromkeys(way.kernels.values())) if way else "-",
+        f"{layer.dense.seconds * 1e6:.0f}" if layer.dense else "-",
+        f"{sparse.seconds * 1e6:.0f}" if sparse else "-",
+        f"{layer.dense.seconds / sparse.seconds:.2f}x" if layer.dense and sparse else "-",
+        layer.reason,
+    )
