@@ -61,6 +61,14 @@ def test_read_anything_else_as_unstructured():
     assert read_mask(torch.zeros(0, 8)).nnz == 0
 
 
+def test_zeros_outside_whole_units_need_an_explanation():
+    """Of 66 rows, 64 fill a block; 3 % of the zeros lie in the two rows that are left."""
+    assert read_mask(torch.zeros(66, 64)).pattern == Unstructured()
+    weight = torch.zeros(66, 64)
+    weight[64:] = 1
+    assert read_mask(weight).pattern == Block(64, 64)
+
+
 def test_both_zeros_are_removed_and_nan_is_kept():
     mask = read_mask(torch.tensor([[0.0, -0.0, torch.nan, 1.0]]))
     assert mask.keep.tolist() == [[False, False, True, True]]
