@@ -113,7 +113,7 @@ def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
             continue
         first[place] = key
         storage = tensor.untyped_storage()
-        alone = storage.data_ptr() not in storages and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        alone = storage.data_ptr() not in storages and tensor.is_contiguous()
         storages.add(storage.data_ptr())
         plain = tensor.detach() if alone else tensor.detach().clone(memory_format=torch.contiguous_format)
         tensors[key] = plain.cpu()

@@ -79,6 +79,15 @@ def test_block_csr_fills_edge_blocks_with_zeros():
     assert packed.values[1].tolist() == [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
 
 
+def test_a_remainder_may_be_kept_in_part():
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[2, 1] = keep[0, 3] = False
+    for family, pattern in ((BlockCSR, Block(2, 3)), (NMPacked, NM(3, 3))):
+        packed = family.pack(torch.ones(3, 4), Mask(keep, pattern))
+        assert torch.equal(packed.unpack(), keep.float())
+    assert BlockCSR.pack(torch.ones(3, 4), Mask(keep, Block(2, 3))).values[1, :, 0].tolist() == [0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("bits", range(9))
 def test_fields_of_any_width_round_trip(bits):
     fields = torch.randint(0, 2**bits, (3, 29), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)

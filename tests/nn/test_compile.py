@@ -7,6 +7,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import sparsekit.kernels
 from sparsekit.formats import CSR, FORMATS, BlockCSR
@@ -89,6 +90,12 @@ def test_compiles_under_autocast():
     x = random_weight((3, 20))
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         assert_product(compiled(x.bfloat16()), x.bfloat16().float(), layer.weight, layer.bias)
+
+
+def test_tracers_see_the_operator():
+    with torch.no_grad():
+        graph = make_fx(sparse_layer(CSR), tracing_mode="real")(torch.zeros(3, 20))
+    assert torch.ops.sparsekit.linear.default in {node.target for node in graph.graph.nodes}
 
 
 def test_fake_tensors_see_the_shape():
