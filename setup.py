@@ -49,6 +49,7 @@ class BuildNative(build_ext):
     """Compiles each source with the flags of its instruction set."""
 
     def build_extension(self, extension: Extension) -> None:
+        """Compile what this compiler and processor family can, and link it."""
         common = [*BASE_FLAGS, *(["-Werror"] if os.environ.get("SPARSEKIT_WERROR") == "1" else [])]
         if self.compiles("int main() { return 0; }", ["-fopenmp"]):
             # Compiled for OpenMP but linked to no OpenMP library: the symbols resolve to the pool that torch has

@@ -69,12 +69,12 @@ def _refuses(problem: Problem, library: str, there: bool, dtypes: tuple[torch.dt
 
 
 def _refuses_onednn(problem: Problem) -> Refusal | None:
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    there = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return _refuses(problem, "oneDNN", there, (torch.float32, torch.bfloat16))
 
 
 def _refuses_mkl(problem: Problem) -> Refusal | None:
-    there = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight")
+    there = hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight")
     return _refuses(problem, "MKL", there, (torch.float32,))
 
 

@@ -7,7 +7,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  (its OpenMP pool must be loaded before the extension that shares it)
+import torch
 from torch import Tensor
 
 from sparsekit.formats.base import Refusal
@@ -15,7 +15,10 @@ from sparsekit.kernels.base import Multiply, Problem
 
 
 def load() -> tuple[ModuleType | None, str]:
-    """Return the extension and "", or None and the reason why it cannot be loaded."""
+    """Return the extension and "", or None and the reason why it cannot be loaded.
+
+    Torch is imported before it: the extension uses the OpenMP pool that torch has loaded.
+    """
     try:
         return importlib.import_module("sparsekit._C"), ""
     except ImportError as error:
