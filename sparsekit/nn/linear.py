@@ -140,24 +140,23 @@ class SparseLinear(PackedLayer):
             or ready.threads != torch.get_num_threads()
         ):
             ready = self._get_ready(values)
+        shape = x.shape
         if (
-            x.dim() != 2
-            or x.size(1) != self.in_features
+            not shape
+            or shape[-1] != self.in_features
             or x.dtype is not ready.dtype
             or x.device != ready.device
             or (bias is not None and bias.dtype is not ready.dtype)
         ):
-            return self._of_any_shape(x, bias)
-        batch = x.size(0)
+            x = self._checked(x, bias)
+        flat = len(shape) == 2
+        batch = shape[0] if flat else math.prod(shape[:-1])
         if batch == 0:
-            return x.new_empty(0, self.out_features)
+            return x.new_empty(*shape[:-1], self.out_features)
         multiply = ready.multiplies.get(batch) or self._get_multiply(batch, ready)
-        return multiply(x, bias)
-
-    def _of_any_shape(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        x = self._checked(x, bias)
-        lead = x.shape[:-1]
-        return self.forward(x.reshape(math.prod(lead), self.in_features)).reshape(*lead, self.out_features)
+        if flat:
+            return multiply(x, bias)
+        return multiply(x.reshape(batch, shape[-1]), bias).reshape(*shape[:-1], self.out_features)
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
