@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sparsekit.demo.report import describe_machine
 from sparsekit.formats import FORMATS, Format
 from sparsekit.kernels import KERNELS, Kernel, Problem, native
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
+from sparsekit.planning.machine import describe_machine
 
 SIDE = 64
 SAMPLES = ((Unstructured(), 0.8), (NM(2, 4), None), (Block(16, 16), 0.8))

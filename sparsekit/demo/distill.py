@@ -41,8 +41,8 @@ class Course:
     seconds: float
     start: float
     end: float
-    ramp: float = 0.6
-    rate: float = 5e-4
+    ramp: float = 0.5
+    rate: float = 4e-3
 
     def sparsity(self, progress: float) -> float:
         """Sparsity when ``progress`` of the course, in [0, 1], is over."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 PAYS = 1.05
 """Speedup from which a recipe counts as having paid."""
+
+COLUMNS = (
+    "\nsparsity",
+    "\ncosine",
+    "search\ntop-1",
+    "dense\nms",
+    "sparse\nms",
+    "\nspeedup",
+    "sparse\nlayers",
+    "size\nMB",
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,11 @@ class Report:
 
     def table(self) -> Table:
         """Return the table that is printed."""
-        table = Table(title=f"MiniLM sentence encoder, {self.example}", caption=self.caption())
-        table.add_column("recipe", no_wrap=True)
-        for name in ("sparsity", "cosine", "retrieval", "dense ms", "sparse ms", "speedup", "sparse layers", "size MB"):
-            table.add_column(name, justify="right")
+        title = f"MiniLM sentence encoder, {self.example}"
+        table = Table(title=title, caption=self.caption(), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("\nrecipe", no_wrap=True)
+        for name in COLUMNS:
+            table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(*_cells(row))
         return table
@@ -78,9 +88,9 @@ class Report:
         """Where it was measured, and what the words mean."""
         m = self.machine
         return (
-            f"{m['cpu']}, {m['threads']} threads, torch {m['torch']}; medians of interleaved runs in one process.\n"
-            "Sparsity is of the encoder's Linear layers; the file also holds the embedding tables, which stay dense.\n"
-            "Cosine to the dense embedding, and top-1 retrieval, both on held-out docstrings."
+            f"{m['cpu']}, {m['threads']} threads, torch {m['torch']}; medians, interleaved\n"
+            "sparsity: of the encoder's Linear layers; the embedding tables stay dense\n"
+            "cosine to the dense embedding and top-1 retrieval on held-out docstrings"
         )
 
     def regrets(self) -> list[str]:
@@ -106,39 +116,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.sparse_layers}/{row.layers}",
         f"{row.megabytes:.1f}",
     )
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return the processor, the threads, the versions, and the commit where there is one."""
-    return {
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name as the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The commit that this package was run from, or None outside a repository."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -22,11 +22,12 @@ from sparsekit.demo.distill import distill
 from sparsekit.demo.encoder import Encoder, load_minilm
 from sparsekit.demo.fidelity import Examination
 from sparsekit.demo.recipes import Recipe, Settings
-from sparsekit.demo.report import Report, Row, describe_machine
+from sparsekit.demo.report import Report, Row
 from sparsekit.formats import Dense
 from sparsekit.kernels.timing import fastest
 from sparsekit.nn import PackedLayer
 from sparsekit.planning import compile as compile_model
+from sparsekit.planning.machine import describe_machine
 from sparsekit.pruning import prune
 
 EXAMPLE_TEXTS, EXAMPLE_TOKENS = 8, 128

@@ -6,8 +6,9 @@ from rich.console import Console
 
 from sparsekit.demo.distill import Course
 from sparsekit.demo.recipes import DENSE, FULL, QUICK, TWO_OF_FOUR, Recipe, Settings
-from sparsekit.demo.report import Report, Row, describe_machine
+from sparsekit.demo.report import Report, Row
 from sparsekit.patterns import Block, Unstructured
+from sparsekit.planning.machine import describe_machine
 from sparsekit.pruning import Magnitude
 
 HALF = Recipe("50 %", Unstructured(), Magnitude(), 0.5)
