@@ -47,7 +47,7 @@ class Settings:
     timing_s: float
 
 
-DENSE = Recipe("dense")
+DENSE = Recipe("dense, prepacked")
 HALF = Recipe("50 % SparseGPT", Unstructured(), SparseGPT(), 0.5)
 TWO_OF_FOUR = Recipe("2:4 SparseGPT", NM(2, 4), SparseGPT())
 
