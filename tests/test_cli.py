@@ -44,7 +44,7 @@ def run(capsys, *arguments):
     return ended.value.code or 0, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("prune",), ("plan",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("prune",), ("plan",), ("bench",)])
 def test_every_command_explains_itself(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0
@@ -103,6 +103,20 @@ def test_prune_prints_a_summary(capsys, zoo):
     assert status == 0
     assert "50.00%" in out
     assert "Nothing saved" in out
+
+
+def test_plan_of_what_prune_has_saved(capsys, zoo, monkeypatch):
+    monkeypatch.setenv("SPARSEKIT_CACHE", str(zoo / "cache"))
+    run(capsys, "prune", MODEL, "--sparsity", "0.9", "--output", "pruned.safetensors")
+    status, out, _ = run(
+        capsys, "plan", MODEL, "--weights", "pruned.safetensors", "--output", "fast.safetensors", "--json"
+    )
+    assert status == 0
+    assert len(json.loads(out)["layers"]) == 2
+    assert (zoo / "fast.safetensors").is_file()
+    status, out, _ = run(capsys, "plan", MODEL, "--weights", "pruned.safetensors")
+    assert status == 0
+    assert "planned" in out
 
 
 def test_info_asks_every_kernel(capsys):

@@ -114,6 +114,27 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
         Console(stderr=True).print(f"Saved {output}.")
 
 
+@app.command()
+@click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole model.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and CSV.")
+@as_json
+def bench(quick: bool, output: Path | None, as_json: bool) -> None:
+    """Check, then time every kernel against the fastest dense way on this machine."""
+    from sparsekit.bench import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, Results, run_linear, run_models
+
+    with Console(stderr=True).status("starting") as status:
+        rows = list(run_linear(QUICK_PROBLEMS if quick else PROBLEMS, status.update))
+        if not quick:
+            rows += run_models(MODEL_CASES, status.update)
+    results = Results(tuple(rows))
+    if as_json:
+        print_json(results.as_json())
+    else:
+        Console().print(results.table())
+    if output:
+        Console(stderr=True).print(f"Saved {results.save(output)}.json and .csv.")
+
+
 def use_threads(count: int | None) -> None:
     """Let torch and the kernels, which share its pool, use ``count`` threads."""
     if count is not None:
