@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Pattern(ABC):
 
     fixes_sparsity: ClassVar[bool] = False
     """Whether the pattern alone says how many weights go, so that no budget can be shared out."""
+
+    def __str__(self) -> str:
+        """Write it as the user does: ``Block(16, 16)``."""
+        sides = [str(getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(sides)})"
 
     @property
     def width(self) -> int:

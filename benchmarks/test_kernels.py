@@ -1,0 +1,38 @@
+"""Speed of each kernel under pytest-benchmark, to compare one commit with another: ``pytest benchmarks``."""
+
+import pytest
+import torch
+
+from sparsekit.formats import FORMATS, Dense
+from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Problem
+from sparsekit.mask import Mask
+from sparsekit.patterns import NM, Block, Unstructured
+
+SIZES = ((1, 2048, 2048), (128, 1024, 4096))
+MASKS = ((Unstructured(), 0.5), (Unstructured(), 0.9), (Block(16, 16), 0.9), (NM(2, 4), None))
+
+
+def cases():
+    for kernel in KERNELS:
+        if kernel in REFERENCE_KERNELS and kernel.format is not Dense:
+            continue
+        for batch, columns, rows in SIZES:
+            for pattern, sparsity in MASKS:
+                weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+                mask = Mask(pattern.select(weight.abs(), sparsity), pattern)
+                if kernel.format.accepts(mask) is None:
+                    yield pytest.param(kernel, batch, weight, mask, id=f"{kernel.name}-{batch}-{pattern}-{sparsity}")
+
+
+@pytest.mark.parametrize(("kernel", "batch", "weight", "mask"), cases())
+def test_multiply(benchmark, kernel, batch, weight, mask):
+    packed = kernel.format.pack(weight, mask)
+    refusal = kernel.refuses(Problem(packed, batch, torch.get_num_threads()))
+    if refusal is not None:
+        pytest.skip(str(refusal))
+    multiply = kernel.bind(packed)
+    benchmark(multiply, torch.randn(batch, weight.shape[1]), None)
+
+
+def test_every_format_is_measured():
+    assert {kernel.format for kernel in KERNELS} == set(FORMATS)

@@ -1,0 +1,17 @@
+"""Benchmarks: problems times kernels, each checked for correctness before it is timed."""
+
+from sparsekit.bench.linear import run_linear
+from sparsekit.bench.model import run_models
+from sparsekit.bench.problems import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, LinearProblem, ModelCase
+from sparsekit.bench.results import Results
+
+__all__ = [
+    "MODEL_CASES",
+    "PROBLEMS",
+    "QUICK_PROBLEMS",
+    "LinearProblem",
+    "ModelCase",
+    "Results",
+    "run_linear",
+    "run_models",
+]

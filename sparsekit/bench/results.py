@@ -1,0 +1,131 @@
+"""Measured rows: as a table, and as CSV and JSON that say where they come from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from sparsekit.kernels import native
+from sparsekit.planning.machine import describe_machine
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel on one problem, beside the fastest dense way in the same rounds.
+
+    Times are seconds, medians of interleaved rounds. ``kept_flops`` counts two operations per kept weight and token
+    and second, ``dense_flops`` those of the dense product; ``share_of_peak`` is ``kept_flops`` over what this machine
+    reaches from registers; ``bandwidth`` is the packed weight's bytes per second.
+    """
+
+    case: str
+    sparsity: float
+    threads: int
+    kernel: str
+    seconds: float
+    dense_kernel: str
+    dense_seconds: float
+    kept_flops: float = 0.0
+    dense_flops: float = 0.0
+    share_of_peak: float = 0.0
+    bandwidth: float = 0.0
+    floor: float | None = None
+
+    @property
+    def speedup(self) -> float:
+        """Dense time over this kernel's."""
+        return self.dense_seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of one run on one machine."""
+
+    rows: tuple[Row, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return machine, instruction sets and rows as JSON types."""
+        machine = {**describe_machine(), "isa": native.describe()["in_use"], "flags": native.describe()["cpu_features"]}
+        return {"machine": machine, "rows": [{**asdict(row), "speedup": row.speedup} for row in self.rows]}
+
+    def save(self, folder: Path) -> Path:
+        """Write ``<machine>.json`` and ``<machine>.csv`` to ``folder``; return the path without suffix."""
+        content = self.as_json()
+        machine = content["machine"]
+        name = re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        origin = {key: machine[key] for key in ("cpu", "commit", "torch", "python")}
+        with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*content["rows"][0], *origin], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, **origin} for row in content["rows"])
+        return path
+
+    def table(self) -> Table:
+        """Return one line per row; a promise that is not kept stands in red."""
+        made = Table(title=title(), caption="speedup: over the fastest dense way, prepacked ones included")
+        for header in ("case", "zeros", "threads", "kernel", "dense ms", "ms", "speedup", "floor", "of peak", "GB/s"):
+            made.add_column(header, justify="left" if header in {"case", "kernel"} else "right")
+        for row in self.rows:
+            made.add_row(*_cells(row))
+        return made
+
+
+def title() -> str:
+    """Return processor, torch and commit in one line."""
+    machine = describe_machine()
+    return f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the fastest kernel of each case that makes a promise, as a Markdown table."""
+    lines = ["| case | zeros | threads | kernel | dense ms | sparse ms | speedup | floor |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in best(rows):
+        floor = f"{row.floor:g}x" if row.floor else ""
+        lines.append(
+            f"| {row.case} | {row.sparsity:.0%} | {row.threads} | {row.kernel} | {row.dense_seconds * 1e3:.2f} "
+            f"| {row.seconds * 1e3:.2f} | {row.speedup:.2f}x | {floor} |"
+        )
+    return "\n".join(lines)
+
+
+def best(rows: Sequence[Row]) -> list[Row]:
+    """Return the fastest row of each case, sparsity and number of threads, in order."""
+    fastest: dict[tuple[str, float, int], Row] = {}
+    for row in rows:
+        key = (row.case, row.sparsity, row.threads)
+        if key not in fastest or row.seconds < fastest[key].seconds:
+            fastest[key] = row
+    return list(fastest.values())
+
+
+def use_threads(count: int) -> None:
+    """Let torch and the kernels use ``count`` threads."""
+    torch.set_num_threads(count)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    kept = row.floor is None or row.speedup >= row.floor
+    return (
+        row.case,
+        f"{row.sparsity:.0%}",
+        str(row.threads),
+        row.kernel,
+        f"{row.dense_seconds * 1e3:.3f}",
+        f"{row.seconds * 1e3:.3f}",
+        f"{row.speedup:.2f}x" if kept else f"[red]{row.speedup:.2f}x[/red]",
+        f"{row.floor:g}x" if row.floor else "",
+        f"{row.share_of_peak:.0%}" if row.share_of_peak else "",
+        f"{row.bandwidth / 1e9:.1f}" if row.bandwidth else "",
+    )
