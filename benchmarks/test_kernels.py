@@ -24,7 +24,7 @@ def cases():
                     yield pytest.param(kernel, batch, weight, mask, id=f"{kernel.name}-{batch}-{pattern}-{sparsity}")
 
 
-@pytest.mark.parametrize(("kernel", "batch", "weight", "mask"), cases())
+@pytest.mark.parametrize(("kernel", "batch", "weight", "mask"), list(cases()))
 def test_multiply(benchmark, kernel, batch, weight, mask):
     packed = kernel.format.pack(weight, mask)
     refusal = kernel.refuses(Problem(packed, batch, torch.get_num_threads()))
