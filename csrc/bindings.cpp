@@ -4,8 +4,8 @@
 #include <pybind11/stl.h>
 
 #include "core/cpu.h"
-#include "kernels/probe.h"
 #include "kernels/dispatch.h"
+#include "kernels/probe.h"
 
 namespace py = pybind11;
 using namespace sparsekit;

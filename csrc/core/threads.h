@@ -5,9 +5,15 @@
 #include <cstdint>
 #include <exception>
 
+#if defined(_OPENMP)
 extern "C" int omp_get_max_threads();
 extern "C" int omp_get_thread_num();
 extern "C" int omp_get_num_threads();
+#else  // one thread, where the compiler has no OpenMP
+inline int omp_get_max_threads() { return 1; }
+inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
+#endif
 
 namespace sparsekit {
 
@@ -17,9 +23,8 @@ constexpr int64_t kSerialWork = 1 << 16;
 // Calls body(part, parts) once for each of `parts` equal shares of `work` multiply-adds; at most `most` shares.
 template <class Body>
 void parallel(int64_t work, int64_t most, Body body) {
-  const int parts = work < kSerialWork
-                        ? 1
-                        : static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(omp_get_max_threads(), most)));
+  const int parts =
+      work < kSerialWork ? 1 : static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(omp_get_max_threads(), most)));
   if (parts == 1) {
     body(0, 1);
     return;

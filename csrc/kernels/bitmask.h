@@ -43,7 +43,7 @@ class Bitmask {
   Parts parts_;
   const BitmaskKernels* kernels_;
   int64_t words_;
-  int64_t safe_rows_;       // rows whose values may be over-read inside `parts_.values`
+  int64_t safe_rows_;  // rows whose values may be over-read inside `parts_.values`
   std::vector<int64_t> offsets_;
   std::vector<float> tail_;  // the values of the other rows, with spare room
 };

@@ -19,8 +19,7 @@ struct Expand {
 
   static Simd::Vec next(const uint16_t* word, int part, const float*& values) {
     const unsigned bits = static_cast<unsigned>(*word) >> (8 * part) & 0xffu;
-    const __m256i rank =
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits])));
+    const __m256i rank = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits])));
     const __m256 spread = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), rank);
     values += __builtin_popcount(bits);
     // A lane without a weight has a negative rank; its sign fills the mask that clears it.

@@ -1,7 +1,7 @@
 // The bitmask kernel, written once over `Simd` and `Expand`; included after one instruction set and its Expand:
 //   Expand::kRows rows are decoded side by side;
-//   Expand::next(word, part, values) returns the weights of columns [part * kWidth, (part + 1) * kWidth) of a word of 16
-//   bits, and moves `values` past them.
+//   Expand::next(word, part, values) returns the weights of columns [part * kWidth, (part + 1) * kWidth) of a word of
+//   16 bits, and moves `values` past them.
 #pragma once
 
 #include "kernels/bitmask.h"

@@ -11,9 +11,9 @@ namespace sparsekit {
 struct BlockCsrView {
   int64_t rows, columns;
   int64_t block_rows, block_columns;
-  const float* values;      // (blocks, block_columns, block_rows), on a cache line
-  const int32_t* indices;   // block column of each block, ascending in a block row
-  const int64_t* offsets;   // block rows + 1
+  const float* values;     // (blocks, block_columns, block_rows), on a cache line
+  const int32_t* indices;  // block column of each block, ascending in a block row
+  const int64_t* offsets;  // block rows + 1
 };
 
 struct BlockCsrKernels {

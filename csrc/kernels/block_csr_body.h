@@ -14,7 +14,7 @@ using sparsekit::Product;
 struct Activations {
   const float* x;
   int64_t input_stride, token_stride;
-  float* y;       // first token, first output
+  float* y;        // first token, first output
   int64_t tokens;  // to store
 };
 
@@ -32,8 +32,8 @@ struct Lanes {
   const float* values;  // first block, first output
   const int32_t* indices;
   int64_t blocks;
-  int last;        // lanes of the last vector that lie inside the block
-  int stored;      // lanes of the last vector that lie inside the matrix
+  int last;    // lanes of the last vector that lie inside the block
+  int stored;  // lanes of the last vector that lie inside the matrix
   const float* bias;
 };
 
@@ -43,11 +43,13 @@ template <int kVectors, int kTokens, int kChains, bool kRagged>
 void multiply_tile(const BlockCsrView& w, const Lanes& lanes, const Activations& a) {
   Vec sum[kChains][kTokens][kVectors];
   SPARSEKIT_UNROLL
-  for (int t = 0; t < kTokens; ++t)
+  for (int t = 0; t < kTokens; ++t) {
     SPARSEKIT_UNROLL
-    for (int v = 0; v < kVectors; ++v)
+    for (int v = 0; v < kVectors; ++v) {
       SPARSEKIT_UNROLL
       for (int c = 0; c < kChains; ++c) sum[c][t][v] = Simd::zero();
+    }
+  }
   // The lines of y arrive while the blocks are multiplied.
   SPARSEKIT_UNROLL
   for (int t = 0; t < kTokens; ++t)
@@ -71,10 +73,10 @@ void multiply_tile(const BlockCsrView& w, const Lanes& lanes, const Activations&
     const float* x = a.x + column * a.input_stride;
     const int64_t inputs = w.columns - column < w.block_columns ? w.columns - column : w.block_columns;
     int64_t k = 0;
-    for (; k + kChains <= inputs; k += kChains)
+    for (; k + kChains <= inputs; k += kChains) {
       SPARSEKIT_UNROLL
-      for (int c = 0; c < kChains; ++c)
-        step(weights + (k + c) * w.block_rows, x + (k + c) * a.input_stride, c);
+      for (int c = 0; c < kChains; ++c) step(weights + (k + c) * w.block_rows, x + (k + c) * a.input_stride, c);
+    }
     for (; k < inputs; ++k) step(weights + k * w.block_rows, x + k * a.input_stride, 0);
   }
   SPARSEKIT_UNROLL
@@ -105,8 +107,8 @@ void multiply_tokens(const BlockCsrView& w, const Tokens& tokens, const Lanes& l
   float* y = tokens.y + output;
   if (tokens.panel != nullptr) {
     for (int64_t t = 0; t < tokens.count; t += kTokens)
-      multiply_tile<kVectors, kTokens, 1, kRagged>(
-          w, lanes, {tokens.panel + t, kWidth, 1, y + t * w.rows, tokens.count - t});
+      multiply_tile<kVectors, kTokens, 1, kRagged>(w, lanes,
+                                                   {tokens.panel + t, kWidth, 1, y + t * w.rows, tokens.count - t});
     return;
   }
   int64_t t = 0;

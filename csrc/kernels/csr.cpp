@@ -59,9 +59,8 @@ void CsrRows::multiply(const Product& product) const {
   const CsrView w = {parts_.rows, parts_.values, parts_.indices, parts_.wide_indices, offsets_.data()};
   const int64_t steps = (parts_.rows + kRowStep - 1) / kRowStep;
   parallel((parts_.nnz + kRowCost * parts_.rows) * product.batch, steps, [&](int part, int parts) {
-    share_panels(offsets_, kRowCost, kRowStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
-      kernels_->multiply_rows(w, product, begin, end);
-    });
+    share_panels(offsets_, kRowCost, kRowStep, 1, part, parts,
+                 [&](int64_t, int64_t begin, int64_t end) { kernels_->multiply_rows(w, product, begin, end); });
   });
 }
 
@@ -91,7 +90,8 @@ void CsrPanels::fill(const CsrParts& parts, const std::vector<int64_t>& offsets)
     for (int64_t t = 0; t < tiles_; ++t) {
       for (int64_t n = first; n < last; ++n) {
         const int64_t from = next[n];
-        for (; next[n] < offsets[n + 1] && static_cast<int64_t>(columns[next[n]]) < (t + 1) * tile_columns_; ++next[n]) {
+        for (; next[n] < offsets[n + 1] && static_cast<int64_t>(columns[next[n]]) < (t + 1) * tile_columns_;
+             ++next[n]) {
           values_.push_back(parts.values[next[n]]);
           indices_.push_back(static_cast<uint16_t>(static_cast<int64_t>(columns[next[n]]) - t * tile_columns_));
         }

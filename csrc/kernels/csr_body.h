@@ -32,9 +32,10 @@ SPARSEKIT_INLINE void accumulate(const float* values, const uint16_t* indices, i
   SPARSEKIT_UNROLL
   for (int j = 0; j < kVectors; ++j) chain[0][j] = Simd::load(sum + j * kWidth);
   SPARSEKIT_UNROLL
-  for (int c = 1; c < kChains; ++c)
+  for (int c = 1; c < kChains; ++c) {
     SPARSEKIT_UNROLL
     for (int j = 0; j < kVectors; ++j) chain[c][j] = Simd::zero();
+  }
   int p = 0;
   for (; p + kChains <= count; p += kChains) {
     SPARSEKIT_UNROLL
@@ -142,9 +143,8 @@ float dot(const float* values, const Index* indices, int64_t count, const float*
 #else
   float part[4] = {0, 0, 0, 0};
   int64_t p = 0;
-  for (; p + 4 <= count; p += 4)
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < 4; ++j) part[j] += values[p + j] * x[indices[p + j]];
+  for (; p + 4 <= count; p += 4) SPARSEKIT_UNROLL
+  for (int j = 0; j < 4; ++j) part[j] += values[p + j] * x[indices[p + j]];
   float sum = (part[0] + part[1]) + (part[2] + part[3]);
 #endif
   for (; p < count; ++p) sum += values[p] * x[indices[p]];

@@ -18,8 +18,8 @@ inline std::vector<int64_t> checked_offsets(const std::string& format, const voi
     check(i == 0 ? copy[i] == 0 : copy[i] >= copy[i - 1],
           format + ": expected offsets that rise from 0, got " + std::to_string(copy[i]) + " at " + std::to_string(i));
   }
-  check(copy[count] == entries, format + ": expected offsets that end at " + std::to_string(entries) + ", got " +
-                                    std::to_string(copy[count]));
+  check(copy[count] == entries,
+        format + ": expected offsets that end at " + std::to_string(entries) + ", got " + std::to_string(copy[count]));
   return copy;
 }
 

@@ -6,11 +6,11 @@
 namespace sparsekit {
 
 struct Product {
-  const float* x;      // (batch, columns); a row is contiguous
+  const float* x;  // (batch, columns); a row is contiguous
   int64_t batch;
-  int64_t x_stride;    // floats between rows of x
-  const float* bias;   // (rows,) or null
-  float* y;            // (batch, rows), contiguous
+  int64_t x_stride;   // floats between rows of x
+  const float* bias;  // (rows,) or null
+  float* y;           // (batch, rows), contiguous
 };
 
 }  // namespace sparsekit
