@@ -143,8 +143,10 @@ float dot(const float* values, const Index* indices, int64_t count, const float*
 #else
   float part[4] = {0, 0, 0, 0};
   int64_t p = 0;
-  for (; p + 4 <= count; p += 4) SPARSEKIT_UNROLL
-  for (int j = 0; j < 4; ++j) part[j] += values[p + j] * x[indices[p + j]];
+  for (; p + 4 <= count; p += 4) {
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < 4; ++j) part[j] += values[p + j] * x[indices[p + j]];
+  }
   float sum = (part[0] + part[1]) + (part[2] + part[3]);
 #endif
   for (; p < count; ++p) sum += values[p] * x[indices[p]];

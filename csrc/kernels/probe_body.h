@@ -14,8 +14,10 @@ float multiply_adds(long rounds, float factor) {
   SPARSEKIT_UNROLL
   for (int c = 0; c < kChains; ++c) sum[c] = Simd::set1(static_cast<float>(c));
   const Simd::Vec scale = Simd::set1(factor);
-  for (long i = 0; i < rounds; ++i) SPARSEKIT_UNROLL
-  for (int c = 0; c < kChains; ++c) sum[c] = Simd::fma(sum[c], scale, scale);
+  for (long i = 0; i < rounds; ++i) {
+    SPARSEKIT_UNROLL
+    for (int c = 0; c < kChains; ++c) sum[c] = Simd::fma(sum[c], scale, scale);
+  }
   Simd::Vec total = Simd::zero();
   SPARSEKIT_UNROLL
   for (int c = 0; c < kChains; ++c) total = Simd::add(total, sum[c]);
