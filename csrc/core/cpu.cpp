@@ -29,7 +29,9 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512:
       return cpu_runs(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    case Isa::avx512vpopcntdq: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vpopcntdq");
+    case Isa::avx512vpopcntdq:
+      // Its one kernel replaces the expand instruction, which is slow on AMD only.
+      return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_is("amd");
   }
   return false;
 #else

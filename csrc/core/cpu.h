@@ -11,7 +11,7 @@ enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, avx512vpopcntdq = 3 };
 
 const char* isa_name(Isa isa);
 
-// Whether the processor and the operating system run `isa`.
+// Whether the processor and the operating system run `isa`, and gain by it.
 bool cpu_runs(Isa isa);
 
 // The highest level that SPARSEKIT_ISA allows; its value is read at each call. Throws on an unknown name.

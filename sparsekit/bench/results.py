@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,29 +84,6 @@ def title() -> str:
     """Return processor, torch and commit in one line."""
     machine = describe_machine()
     return f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the fastest kernel of each case that makes a promise, as a Markdown table."""
-    lines = ["| case | zeros | threads | kernel | dense ms | sparse ms | speedup | floor |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for row in best(rows):
-        floor = f"{row.floor:g}x" if row.floor else ""
-        lines.append(
-            f"| {row.case} | {row.sparsity:.0%} | {row.threads} | {row.kernel} | {row.dense_seconds * 1e3:.2f} "
-            f"| {row.seconds * 1e3:.2f} | {row.speedup:.2f}x | {floor} |"
-        )
-    return "\n".join(lines)
-
-
-def best(rows: Sequence[Row]) -> list[Row]:
-    """Return the fastest row of each case, sparsity and number of threads, in order."""
-    fastest: dict[tuple[str, float, int], Row] = {}
-    for row in rows:
-        key = (row.case, row.sparsity, row.threads)
-        if key not in fastest or row.seconds < fastest[key].seconds:
-            fastest[key] = row
-    return list(fastest.values())
 
 
 def use_threads(count: int) -> None:
