@@ -71,9 +71,12 @@ class BuildNative(build_ext):
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [path for paths in pool.map(compile_one, sources) for path in paths]
         strip = ["-Wl,-s"] if sys.platform == "linux" else []
-        self.compiler.link_shared_object(
-            objects, self.get_ext_fullpath(extension.name), extra_postargs=strip, target_lang="c++"
-        )
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Linked beside its place and moved there in one step: a process that runs the old one keeps it.
+        linked = target.with_name(f"{target.name}.new")
+        self.compiler.link_shared_object(objects, str(linked), extra_postargs=strip, target_lang="c++")
+        linked.replace(target)
 
     def isas(self) -> list[str]:
         """Scalar, and those asked for that the compiler knows."""

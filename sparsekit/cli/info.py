@@ -81,13 +81,15 @@ def _machine(found: dict[str, Any]) -> Table:
 def _formats(found: dict[str, Any]) -> Table:
     table = Table("format", "stores", title="formats")
     for kind in found["formats"]:
-        table.add_row(kind["name"], kind["stores"])
+        table.add_row(kind["name"], kind["stores"].replace("``", ""))
     return table
 
 
 def _kernels(found: dict[str, Any]) -> Table:
     names = [question(dtype, batch) for dtype, batch in QUESTIONS]
-    table = Table("kernel", *names, title="kernels, in order of preference")
+    table = Table(title="kernels, in order of preference")
+    for header in ("kernel", *names):
+        table.add_column(header, overflow="fold")
     for kernel in found["kernels"]:
         table.add_row(kernel["name"], *(kernel["answers"][name] for name in names))
     return table
