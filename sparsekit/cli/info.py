@@ -88,7 +88,8 @@ def _formats(found: dict[str, Any]) -> Table:
 def _kernels(found: dict[str, Any]) -> Table:
     names = [question(dtype, batch) for dtype, batch in QUESTIONS]
     table = Table(title="kernels, in order of preference")
-    for header in ("kernel", *names):
+    table.add_column("kernel", no_wrap=True)
+    for header in names:
         table.add_column(header, overflow="fold")
     for kernel in found["kernels"]:
         table.add_row(kernel["name"], *(kernel["answers"][name] for name in names))

@@ -15,8 +15,9 @@ MOST_ROWS = 4
 
 def _bind(packed: Format) -> Multiply:
     assert isinstance(packed, Bitmask)
-    assert extension.MODULE is not None
-    native = extension.MODULE.Bitmask(
+    packed = extension.laid_out(packed)
+    native = extension.build(
+        "Bitmask",
         packed.rows,
         packed.columns,
         packed.values.numel(),

@@ -12,9 +12,10 @@ from sparsekit.kernels.native import extension
 
 def _bind(packed: Format) -> Multiply:
     assert isinstance(packed, BlockCSR)
-    assert extension.MODULE is not None
+    packed = extension.laid_out(packed)
     values = extension.on_cache_line(packed.values)
-    native = extension.MODULE.BlockCsr(
+    native = extension.build(
+        "BlockCsr",
         packed.rows,
         packed.columns,
         packed.block_rows,

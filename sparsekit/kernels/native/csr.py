@@ -16,7 +16,9 @@ MOST_ROWS = 4
 def _bind(packed: Format, native: str) -> Multiply:
     """Bind ``packed`` to the native class of that name."""
     assert isinstance(packed, CSR)
-    weight = getattr(extension.MODULE, native)(
+    packed = extension.laid_out(packed)
+    weight = extension.build(
+        native,
         packed.rows,
         packed.columns,
         packed.values.numel(),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from sparsekit.formats.base import Refusal
+from sparsekit.errors import FormatError, KernelError
+from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.base import Multiply, Problem
+
+FormatT = TypeVar("FormatT", bound=Format)
 
 
 def load() -> tuple[ModuleType | None, str]:
@@ -39,15 +42,50 @@ def refuses(problem: Problem) -> Refusal | None:
     return None
 
 
+def laid_out(packed: FormatT) -> FormatT:
+    """Return ``packed`` with every part contiguous, as pointers into it expect."""
+    tensors = packed.tensors()
+    if all(tensor.is_contiguous() for tensor in tensors.values()):
+        return packed
+    return packed.from_parts({name: t.contiguous() for name, t in tensors.items()}, packed.integers())
+
+
+def build(native: str, *parts: int) -> Any:
+    """Build the native weight of class ``native`` from sizes, addresses and flags.
+
+    Raises:
+        KernelError: ``SPARSEKIT_ISA`` is no instruction set.
+        FormatError: the parts do not belong together.
+    """
+    isa_of("csr")
+    try:
+        return getattr(MODULE, native)(*parts)
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+
+
+def isa_of(stem: str) -> str:
+    """The instruction set that the kernels of ``stem`` would use now.
+
+    Raises:
+        KernelError: ``SPARSEKIT_ISA`` is no instruction set.
+    """
+    assert MODULE is not None
+    try:
+        return str(MODULE.isa_of(stem))
+    except ValueError as error:
+        raise KernelError(str(error)) from error
+
+
 def multiply_with(native: Any, rows: int, *keep: Tensor) -> Multiply:
     """Wrap a native weight as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
     call = native.multiply
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
         _ = keep
-        if x.stride(1) != 1:
-            x = x.contiguous()
-        y = torch.empty((x.shape[0], rows), dtype=torch.float32)
+        if x.stride(1) != 1 or x.is_neg():
+            x = x.resolve_neg().contiguous()
+        y = x.new_empty((x.shape[0], rows))
         if bias is not None and bias.stride(0) != 1:
             bias = bias.contiguous()
         call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
@@ -73,13 +111,16 @@ def describe() -> dict[str, Any]:
     Returns:
         ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``, and
         ``reason``, the sentence that says why there are no native kernels, or "".
+
+    Raises:
+        KernelError: ``SPARSEKIT_ISA`` is no instruction set.
     """
     if MODULE is None:
         return {"built": {}, "in_use": {}, "cpu_features": [], "reason": WHY_NOT}
     built: dict[str, list[str]] = {}
     for stem, isa in MODULE.built_kernels():
         built.setdefault(stem, []).append(isa)
-    in_use = {stem: MODULE.isa_of(stem) for stem in built}
+    in_use = {stem: isa_of(stem) for stem in built}
     return {"built": built, "in_use": in_use, "cpu_features": MODULE.cpu_features(), "reason": ""}
 
 
@@ -95,4 +136,5 @@ def measured_peaks(threads: int) -> dict[str, float]:
     """Measure this machine: fp32 multiply-adds from registers, FLOP/s, and reads from memory, bytes/s."""
     if MODULE is None:
         return {}
+    isa_of("probe")
     return {"flops": MODULE.peak_flops(threads), "bandwidth": MODULE.read_bandwidth(threads, 256)}
