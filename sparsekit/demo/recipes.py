@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparsekit.demo.distill import Course
 from sparsekit.patterns import NM, Block, Pattern, Unstructured
-from sparsekit.pruning import Criterion, Magnitude, Solver, SparseGPT
+from sparsekit.pruning import Criterion, Solver, SparseGPT
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ FULL = Settings(
         DENSE,
         HALF,
         TWO_OF_FOUR,
-        Recipe("60 % blocks distilled", Block(16, 16), Magnitude(), 0.2, Course(110, 65.0, 0.2, 0.6)),
+        Recipe("80 % 16x1 distilled", Block(16, 1), SparseGPT(), 0.6, Course(120, 70.0, 0.6, 0.8)),
         Recipe("80 % distilled", Unstructured(), SparseGPT(), 0.6, Course(160, 90.0, 0.6, 0.8, ramp=0.4, rate=2e-3)),
         Recipe("90 % distilled", Unstructured(), course=Course(180, 100.0, 0.8, 0.9), follows="80 % distilled"),
     ),
@@ -69,7 +69,7 @@ QUICK = Settings(
         DENSE,
         HALF,
         TWO_OF_FOUR,
-        Recipe("60 % blocks distilled", Block(16, 16), Magnitude(), 0.3, Course(20, 10.0, 0.3, 0.6, rate=1.5e-3)),
+        Recipe("80 % 16x1 distilled", Block(16, 1), SparseGPT(), 0.6, Course(30, 15.0, 0.6, 0.8, rate=1.5e-3)),
         Recipe("90 % distilled", Unstructured(), SparseGPT(), 0.8, Course(30, 15.0, 0.8, 0.9, rate=1.5e-3)),
     ),
     calibration=48,
