@@ -1,8 +1,10 @@
 #include "kernels/bitmask.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
+#include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
@@ -11,57 +13,84 @@ namespace sparsekit {
 
 namespace {
 
-// Rows decoded side by side share what they read of x.
-constexpr int64_t kRowStep = 16;
+// Groups per share are a multiple of this, so that two threads never write one cache line of y.
+constexpr int64_t kGroupStep = 16;
+constexpr int64_t kReadBeyond = 16;
 
-int64_t bits_of_row(const uint16_t* words, int64_t count) {
+int64_t count_bits(const uint16_t* words, int64_t count) {
   int64_t bits = 0;
   for (int64_t g = 0; g < count; ++g) bits += __builtin_popcount(words[g]);
   return bits;
 }
 
+// x with zeros up to whole words of columns.
+Product padded(const Product& product, int64_t columns, int64_t wide, Scratch& scratch) {
+  Product copy = product;
+  float* x = scratch.floats(static_cast<std::size_t>(wide * product.batch));
+  for (int64_t m = 0; m < product.batch; ++m) {
+    std::memcpy(x + m * wide, product.x + m * product.x_stride, sizeof(float) * static_cast<std::size_t>(columns));
+    std::fill(x + m * wide + columns, x + (m + 1) * wide, 0.0f);
+  }
+  copy.x = x;
+  copy.x_stride = wide;
+  return copy;
+}
+
 }  // namespace
 
-Bitmask::Bitmask(const Parts& parts) : parts_(parts), kernels_(&best_bitmask()), words_((parts.columns + 15) / 16) {
-  offsets_ = checked_offsets("bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
+Bitmask::Bitmask(const Parts& parts)
+    : rows_(parts.rows),
+      columns_(parts.columns),
+      words_((parts.columns + 15) / 16),
+      groups_((parts.rows + kBitmaskRows - 1) / kBitmaskRows),
+      kernels_(&best_bitmask()) {
+  const std::vector<int64_t> offsets =
+      checked_offsets("bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
+  check_bits(parts, offsets);
+  bits_.assign(static_cast<std::size_t>(groups_ * words_ * kBitmaskRows), 0);
+  group_offsets_.assign(static_cast<std::size_t>(groups_) + 1, 0);
+  for (int64_t row = 0; row < rows_; ++row) {
+    const int64_t n = row % groups_, r = row / groups_;
+    for (int64_t g = 0; g < words_; ++g) bits_[(n * words_ + g) * kBitmaskRows + r] = parts.bits[row * words_ + g];
+    group_offsets_[n + 1] += offsets[row + 1] - offsets[row];
+  }
+  for (int64_t n = 0; n < groups_; ++n) group_offsets_[n + 1] += group_offsets_[n];
+  place_values(parts, offsets);
+}
+
+void Bitmask::check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const {
   const int64_t spare = words_ * 16 - parts.columns;
   for (int64_t n = 0; n < parts.rows; ++n) {
     const uint16_t* row = parts.bits + n * words_;
-    check(bits_of_row(row, words_) == offsets_[n + 1] - offsets_[n],
+    check(count_bits(row, words_) == offsets[n + 1] - offsets[n],
           "bitmask: row " + std::to_string(n) + ": expected as many bits as the offsets say");
     check(spare == 0 || row[words_ - 1] >> (16 - spare) == 0,
           "bitmask: row " + std::to_string(n) + ": expected no bits beyond the last column");
   }
-  safe_rows_ = parts.rows;
-  while (safe_rows_ > 0 && offsets_[safe_rows_] + kSpareValues > parts.nnz) --safe_rows_;
-  tail_.assign(static_cast<std::size_t>(parts.nnz - offsets_[safe_rows_] + kSpareValues), 0.0f);
-  if (parts.nnz > offsets_[safe_rows_])
-    std::memcpy(tail_.data(), parts.values + offsets_[safe_rows_],
-                sizeof(float) * static_cast<std::size_t>(parts.nnz - offsets_[safe_rows_]));
+}
+
+// Rows so near the end of the values that reading beyond them would leave the buffer are read from a longer copy.
+void Bitmask::place_values(const Parts& parts, const std::vector<int64_t>& offsets) {
+  int64_t safe = rows_;
+  while (safe > 0 && offsets[safe] + kReadBeyond > parts.nnz) --safe;
+  tail_.assign(static_cast<std::size_t>(parts.nnz - offsets[safe] + kReadBeyond), 0.0f);
+  if (parts.nnz > offsets[safe]) std::copy(parts.values + offsets[safe], parts.values + parts.nnz, tail_.begin());
+  values_.assign(static_cast<std::size_t>(groups_ * kBitmaskRows), tail_.data());
+  for (int64_t row = 0; row < rows_; ++row)
+    values_[row] = row < safe ? parts.values + offsets[row] : tail_.data() + (offsets[row] - offsets[safe]);
 }
 
 void Bitmask::multiply(const Product& product) const {
   static thread_local Scratch scratch;
-  Product padded = product;
-  if (parts_.columns % 16 != 0 && product.batch > 0) {
-    padded.x_stride = words_ * 16;
-    float* x = scratch.floats(static_cast<std::size_t>(padded.x_stride * product.batch));
-    std::memset(x, 0, sizeof(float) * static_cast<std::size_t>(padded.x_stride * product.batch));
-    for (int64_t m = 0; m < product.batch; ++m)
-      std::memcpy(x + m * padded.x_stride, product.x + m * product.x_stride,
-                  sizeof(float) * static_cast<std::size_t>(parts_.columns));
-    padded.x = x;
-  }
+  const bool whole = columns_ % 16 == 0;
+  const Product wide = whole ? product : padded(product, columns_, words_ * 16, scratch);
+  const BitmaskView w = {rows_, groups_, words_, values_.data(), bits_.data()};
   // A word costs about as much to decode as four values to read.
-  const int64_t row_cost = 4 * words_ + 4;
-  const BitmaskView body = {parts_.rows, words_, parts_.values, 0, parts_.bits, offsets_.data()};
-  const BitmaskView tail = {parts_.rows, words_, tail_.data(), offsets_[safe_rows_], parts_.bits, offsets_.data()};
-  const int64_t steps = (parts_.rows + kRowStep - 1) / kRowStep;
-  parallel((parts_.nnz + row_cost * parts_.rows) * product.batch, steps, [&](int part, int parts) {
-    share_panels(offsets_, row_cost, kRowStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
-      if (begin < safe_rows_) kernels_->multiply_rows(body, padded, begin, end < safe_rows_ ? end : safe_rows_);
-      if (end > safe_rows_) kernels_->multiply_rows(tail, padded, begin > safe_rows_ ? begin : safe_rows_, end);
-    });
+  const int64_t group_cost = kBitmaskRows * (4 * words_ + 4);
+  const int64_t work = (group_offsets_[groups_] + group_cost * groups_) * product.batch;
+  parallel(work, (groups_ + kGroupStep - 1) / kGroupStep, [&](int part, int parts) {
+    share_panels(group_offsets_, group_cost, kGroupStep, 1, part, parts,
+                 [&](int64_t, int64_t begin, int64_t end) { kernels_->multiply_groups(w, wide, begin, end); });
   });
 }
 

@@ -4,29 +4,29 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/scratch.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
 
-// Row n's values begin at values + offsets[n] - first_offset; each may be read kSpareValues beyond its end.
+// Rows that are decoded side by side.
+constexpr int kBitmaskRows = 8;
+
+// Group n holds the rows n, n + groups, n + 2 * groups, ...; those beyond the last row have no bits. The words of a
+// group lie side by side: word g of its row r at bits[(n * words + g) * kBitmaskRows + r].
 struct BitmaskView {
   int64_t rows;
-  int64_t words;  // 16 columns each
-  const float* values;
-  int64_t first_offset;
+  int64_t groups;
+  int64_t words;               // of 16 columns
+  const float* const* values;  // where each row's values begin; 16 may be read beyond their end
   const uint16_t* bits;
-  const int64_t* offsets;
 };
-
-constexpr int64_t kSpareValues = 16;
 
 struct BitmaskKernels {
-  // y[m][n] for every token and the rows [begin, end); x has 16 * words columns.
-  void (*multiply_rows)(const BitmaskView&, const Product&, int64_t begin, int64_t end);
+  // y[m][n] for every token and the rows of the groups [begin, end); x has 16 * words columns.
+  void (*multiply_groups)(const BitmaskView&, const Product&, int64_t begin, int64_t end);
 };
 
-// A packed weight that has been checked, ready to multiply. Does not own values and bits.
+// A packed weight that has been checked, ready to multiply, with its own copy of the bits. Does not own the values.
 class Bitmask {
  public:
   struct Parts {
@@ -40,12 +40,15 @@ class Bitmask {
   void multiply(const Product& product) const;
 
  private:
-  Parts parts_;
+  void check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const;
+  void place_values(const Parts& parts, const std::vector<int64_t>& offsets);
+
+  int64_t rows_, columns_, words_, groups_;
   const BitmaskKernels* kernels_;
-  int64_t words_;
-  int64_t safe_rows_;  // rows whose values may be over-read inside `parts_.values`
-  std::vector<int64_t> offsets_;
-  std::vector<float> tail_;  // the values of the other rows, with spare room
+  std::vector<uint16_t> bits_;
+  std::vector<const float*> values_;    // one per row of every group
+  std::vector<float> tail_;             // the last rows' values, with room to read beyond them
+  std::vector<int64_t> group_offsets_;  // values before each group, were they stored group by group
 };
 
 }  // namespace sparsekit

@@ -1,5 +1,7 @@
 #include "simd/avx2.h"
 // The instruction set first.
+#include "kernels/bitmask_words.h"
+
 namespace {
 
 // For each byte of bits, where each lane finds its value: its rank among the set bits, or -1.
@@ -15,10 +17,8 @@ struct Ranks {
 constexpr Ranks kRanks;
 
 struct Expand {
-  static constexpr int kRows = 4;
-
-  static Simd::Vec next(const uint16_t* word, int part, const float*& values) {
-    const unsigned bits = static_cast<unsigned>(*word) >> (8 * part) & 0xffu;
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int part, const float*& values) {
+    const unsigned bits = word_of(words, r) >> (8 * part) & 0xffu;
     const __m256i rank = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits])));
     const __m256 spread = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), rank);
     values += __builtin_popcount(bits);

@@ -1,14 +1,15 @@
 #include "simd/avx512.h"
 // The instruction set first.
+#include "kernels/bitmask_words.h"
+
 namespace {
 
 struct Expand {
-  static constexpr int kRows = 8;
-
   // From a register after a plain load: the form that expands from memory is many times slower.
-  static Simd::Vec next(const uint16_t* word, int, const float*& values) {
-    const __m512 weights = _mm512_maskz_expand_ps(*word, _mm512_loadu_ps(values));
-    values += __builtin_popcount(*word);
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int, const float*& values) {
+    const unsigned bits = word_of(words, r);
+    const __m512 weights = _mm512_maskz_expand_ps(static_cast<__mmask16>(bits), _mm512_loadu_ps(values));
+    values += __builtin_popcount(bits);
     return weights;
   }
 };

@@ -1,12 +1,12 @@
 #include "simd/scalar.h"
 // The instruction set first.
+#include "kernels/bitmask_words.h"
+
 namespace {
 
 struct Expand {
-  static constexpr int kRows = 2;
-
-  static Simd::Vec next(const uint16_t* word, int part, const float*& values) {
-    const unsigned bits = static_cast<unsigned>(*word) >> (4 * part);
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int part, const float*& values) {
+    const unsigned bits = word_of(words, r) >> (4 * part);
     Simd::Vec weights = Simd::zero();
     for (int j = 0; j < 4; ++j)
       if (bits >> j & 1u) weights[j] = *values++;
