@@ -36,4 +36,5 @@ def _refuses(problem: Problem) -> Refusal | None:
 
 
 BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind)
-"""Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity. The bits are copied."""
+"""Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity.
+The bits are copied into the order in which they are read."""
