@@ -10,8 +10,9 @@ from torch import Tensor
 from sparsekit.bench.problems import LinearProblem
 from sparsekit.bench.results import Row, use_threads
 from sparsekit.errors import KernelError
-from sparsekit.formats import FORMATS, Dense, Format
-from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Multiply, Problem, native
+from sparsekit.formats import Dense, Format
+from sparsekit.kernels import Multiply, native
+from sparsekit.kernels.candidates import candidates
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 
@@ -63,10 +64,13 @@ def _time(problem: LinearProblem, threads: int, peak: float) -> Iterator[Row]:
     masks = {0.0: Mask(torch.ones_like(weight, dtype=torch.bool))}
     masks |= {s: Mask(problem.pattern.select(weight.abs(), s), problem.pattern) for s in problem.floors}
     for sparsity, mask in masks.items():
-        for name, stored, multiply in _bound(weight, mask, Problem(Dense.pack(weight, mask), problem.batch, threads)):
-            check(name, multiply(x, bias), x, torch.where(mask.keep, weight, 0.0), bias)
-            calls[name, sparsity] = _call(multiply, x, bias)
-            packed[name, sparsity] = stored
+        for kernel, stored in candidates(weight, mask, problem.batch):
+            if kernel.format is Dense and sparsity:
+                continue
+            multiply = kernel.bind(stored)
+            check(kernel.name, multiply(x, bias), x, torch.where(mask.keep, weight, 0.0), bias)
+            calls[kernel.name, sparsity] = _call(multiply, x, bias)
+            packed[kernel.name, sparsity] = stored
     with torch.no_grad():
         times = fastest({f"{name} {s}": call for (name, s), call in calls.items()}, BUDGET_S * len(problem.floors))
     dense = min((name for name, s in calls if s == 0.0), key=lambda name: times[f"{name} 0.0"])
@@ -88,18 +92,6 @@ def _time(problem: LinearProblem, threads: int, peak: float) -> Iterator[Row]:
             bandwidth=stored.nbytes / seconds,
             floor=problem.floors[sparsity],
         )
-
-
-def _bound(weight: Tensor, mask: Mask, dense: Problem) -> Iterator[tuple[str, Format, Multiply]]:
-    """Yield the dense kernels where nothing is pruned, else the sparse kernels that really run a format."""
-    for family in FORMATS:
-        if (family is Dense) != (mask.sparsity == 0.0) or family.accepts(mask) is not None:
-            continue
-        packed = family.pack(weight, mask)
-        for kernel in KERNELS:
-            pays = family is Dense or kernel not in REFERENCE_KERNELS
-            if kernel.format is family and pays and not kernel.refuses(Problem(packed, dense.batch, dense.threads)):
-                yield kernel.name, packed, kernel.bind(packed)
 
 
 def check(name: str, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:

@@ -15,9 +15,6 @@ from sparsekit.formats import Dense
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 
-FEWEST_ROWS = 2
-"""Tokens from which packing ahead can pay; for one token ``F.linear`` reads the weight just once, too."""
-
 Prepare = Callable[[Tensor, int], Multiply]
 
 
@@ -63,8 +60,8 @@ def _refuses(problem: Problem, library: str, there: bool, dtypes: tuple[torch.dt
         return Refusal(f"it runs on the CPU, not on {problem.device}")
     if problem.dtype not in dtypes:
         return Refusal(f"it does not run {str(problem.dtype).removeprefix('torch.')}")
-    if problem.batch < FEWEST_ROWS or not problem.packed.values.numel():
-        return Refusal(f"packing ahead pays from batch {FEWEST_ROWS} on, for a weight that is not empty")
+    if not problem.packed.values.numel() or problem.batch == 0:
+        return Refusal("it needs a weight and a batch that are not empty")
     return None
 
 

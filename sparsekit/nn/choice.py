@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import sparsekit.kernels
-from sparsekit.formats import CSR, FORMATS, Bitmask, BlockCSR, Dense, Format, NMPacked
-from sparsekit.kernels.base import Kernel, Multiply, Problem, choose
-from sparsekit.kernels.reference import REFERENCE_KERNELS
+from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked
+from sparsekit.kernels.base import Kernel, Multiply
+from sparsekit.kernels.candidates import candidates, is_reference
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block
@@ -33,17 +33,12 @@ def by_rule(mask: Mask) -> type[Format]:
     return CSR if sparsity >= 0.7 else Bitmask if sparsity >= 0.4 else Dense
 
 
-def by_measurement(weight: Tensor, mask: Mask, bias: Tensor | None, x: Tensor) -> Format:
-    """Return ``weight`` packed in the format that multiplies ``x`` ``(batch, columns)`` the fastest on this machine."""
-    packed = {family.name: family.pack(weight, mask) for family in FORMATS if family.accepts(mask) is None}
-    multiplies: dict[str, Multiply] = {}
-    for name, candidate in packed.items():
-        kernel = choose(Problem(candidate, x.shape[0], torch.get_num_threads()), sparsekit.kernels.KERNELS)
-        if _pays(kernel):
-            multiplies[name] = kernel.bind(candidate)
+def by_measurement(weight: Tensor, mask: Mask, bias: Tensor | None, x: Tensor) -> tuple[Format, Kernel]:
+    """Return the packed weight and the kernel that multiply ``x`` ``(batch, columns)`` the fastest on this machine."""
+    ways = {kernel.name: (packed, kernel) for kernel, packed in candidates(weight, mask, x.shape[0])}
     with torch.no_grad():
-        times = fastest({name: _call(multiply, x, bias) for name, multiply in multiplies.items()}, BUDGET_S)
-    return packed[next(iter(times))]
+        calls = {name: _call(kernel.bind(packed), x, bias) for name, (packed, kernel) in ways.items()}
+        return ways[next(iter(fastest(calls, BUDGET_S)))]
 
 
 def _call(multiply: Multiply, x: Tensor, bias: Tensor | None) -> Callable[[], Tensor]:
@@ -51,9 +46,4 @@ def _call(multiply: Multiply, x: Tensor, bias: Tensor | None) -> Callable[[], Te
 
 
 def _has_own_kernel(family: type[Format]) -> bool:
-    return any(k.format is family and k not in REFERENCE_KERNELS for k in sparsekit.kernels.KERNELS)
-
-
-def _pays(kernel: Kernel) -> bool:
-    """Whether the kernel could be faster than dense: unpacking into the dense product never is."""
-    return kernel.format is Dense or kernel not in REFERENCE_KERNELS
+    return any(k.format is family and not is_reference(k) for k in sparsekit.kernels.KERNELS)

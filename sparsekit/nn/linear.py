@@ -112,11 +112,12 @@ class SparseLinear(PackedLayer):
         if format is None and example is not None:
             check_operands(example, bias, weight, (linear.out_features, linear.in_features), "example")
             batch = math.prod(example.shape[:-1])
-            packed = by_measurement(weight, mask, bias, example.detach().reshape(batch, linear.in_features))
+            packed, kernel = by_measurement(weight, mask, bias, example.detach().reshape(batch, linear.in_features))
+            kernels = {batch: kernel.name}
         else:
             family = by_rule(mask) if format is None else format_named(format) if isinstance(format, str) else format
-            packed = family.pack(weight, mask)
-        layer = cls(packed, bias).train(linear.training)
+            packed, kernels = family.pack(weight, mask), {}
+        layer = cls(packed, bias, kernel_by_batch=kernels).train(linear.training)
         if layer.bias is not None:
             layer.bias.requires_grad_(linear.bias.requires_grad)
         return layer

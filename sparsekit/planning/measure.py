@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsekit.formats import FORMATS, Dense
-from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Multiply, Problem
+from sparsekit.kernels import Multiply
+from sparsekit.kernels.candidates import candidates
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 from sparsekit.planning.cache import Times
@@ -63,26 +63,13 @@ def measure(job: Job) -> Times:
     x = torch.randn(job.batch, job.weight.shape[1], dtype=job.weight.dtype, device=job.weight.device)
     before = _eviction(job.others, x)
     with torch.no_grad():
-        calls = {name: _call(multiply, x, job.bias) for name, multiply in _candidates(job).items()}
+        ways = candidates(job.weight, job.mask, job.batch)
+        calls = {kernel.name: _call(kernel.bind(packed), x, job.bias) for kernel, packed in ways}
         times = fastest(calls, FIRST_LOOK_S, before)
         limit = CONTENDERS * min(times.values())
         contenders = {name: call for name, call in calls.items() if times[name] <= limit or name == EAGER}
         times.update(fastest(contenders, BUDGET_S, before))
     return times
-
-
-def _candidates(job: Job) -> dict[str, Multiply]:
-    """Bind every kernel that could pay: the dense ones, and those that really run a format that accepts the mask."""
-    found = {}
-    for family in FORMATS:
-        sparse = family is not Dense
-        kernels = [k for k in KERNELS if k.format is family and not (sparse and k in REFERENCE_KERNELS)]
-        if not kernels or family.accepts(job.mask) is not None or (sparse and job.mask.sparsity == 0.0):
-            continue
-        packed = family.pack(job.weight, job.mask)
-        problem = Problem(packed, job.batch, torch.get_num_threads())
-        found.update({k.name: k.bind(packed) for k in kernels if k.refuses(problem) is None})
-    return found
 
 
 def _call(multiply: Multiply, x: Tensor, bias: Tensor | None) -> Callable[[], object]:

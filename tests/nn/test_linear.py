@@ -144,14 +144,15 @@ def test_an_example_decides_by_measurement(monkeypatch):
     def fastest(candidates, budget_s):
         seen.extend(candidates)
         assert all(call().shape == (6, 12) for call in candidates.values())
-        return {"bitmask": 1.0, "dense": 2.0}
+        return {"bitmask_linear_own": 1.0, "dense_linear_reference": 2.0}
 
     monkeypatch.setattr(sparsekit.nn.choice, "fastest", fastest)
     layer = SparseLinear.from_dense(
         dense_layer(), random_mask((12, 20), Unstructured(), 0.9), example=torch.zeros(2, 3, 20)
     )
     assert layer.format is Bitmask
-    assert seen == ["dense", "bitmask"]
+    assert layer.kernel_by_batch == {6: "bitmask_linear_own"}
+    assert seen == ["dense_linear_reference", "bitmask_linear_own"]
 
 
 def test_an_example_is_really_timed():
