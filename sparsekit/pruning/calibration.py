@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.batches import call_model, describe
+from sparsekit.batches import call_model, describe, evaluating
 from sparsekit.errors import CalibrationError
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.statistics import LayerStatistics, Statistic, groups_of, input_rows
@@ -46,7 +46,7 @@ def calibrate(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any
     Raises:
         CalibrationError: there are no batches, the model refuses one, a layer is never reached, or inputs hold NaN.
     """
-    with _evaluating(model):
+    with _watched_eval(model):
         groups = _order(model, targets, batches)
         with Replay(model, [target.weight for target in targets]) as replay:
             for group in groups:
@@ -65,7 +65,7 @@ def survey(
     Raises:
         CalibrationError: as :func:`calibrate`.
     """
-    with _evaluating(model):
+    with _watched_eval(model):
         groups = _order(model, targets, batches)
         found = _collect(lambda _, batch: call_model(model, batch), groups, batches, needs, stop=False)
     return {
@@ -76,19 +76,15 @@ def survey(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _watched_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, and no fused transformer path that would skip the hooks; then everything as before."""
-    training = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
-            model.eval()
+        with evaluating(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        for module, flag in training.items():
-            module.training = flag
 
 
 def _attempt(run: Run, index: int, batch: Any) -> None:
