@@ -3,7 +3,7 @@
 from sparsekit.bench.linear import run_linear
 from sparsekit.bench.model import run_models
 from sparsekit.bench.problems import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, LinearProblem, ModelCase
-from sparsekit.bench.results import Results
+from sparsekit.bench.results import Results, title
 
 __all__ = [
     "MODEL_CASES",
@@ -14,4 +14,5 @@ __all__ = [
     "Results",
     "run_linear",
     "run_models",
+    "title",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sparsekit.kernels import native
@@ -70,14 +71,14 @@ class Results:
             writer.writerows({**row, **origin} for row in content["rows"])
         return path
 
-    def table(self) -> Table:
-        """Return one line per row; a promise that is not kept stands in red."""
-        made = Table(title=title(), caption="speedup: over the fastest dense way, prepacked ones included")
-        for header in ("case", "zeros", "threads", "kernel", "dense ms", "ms", "speedup", "floor", "of peak", "GB/s"):
-            made.add_column(header, justify="left" if header in {"case", "kernel"} else "right")
+    def tables(self) -> list[Table]:
+        """Return one table per case; a promise that is not kept stands in red."""
+        made: dict[str, Table] = {}
         for row in self.rows:
-            made.add_row(*_cells(row))
-        return made
+            if row.case not in made:
+                made[row.case] = _headed(row.case)
+            made[row.case].add_row(*_cells(row))
+        return list(made.values())
 
 
 def title() -> str:
@@ -91,10 +92,16 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def _headed(case: str) -> Table:
+    table = Table(title=case, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for header in ("zeros", "threads", "kernel", "dense ms", "ms", "speedup", "floor", "of peak", "GB/s"):
+        table.add_column(header, justify="left" if header == "kernel" else "right", no_wrap=True)
+    return table
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     kept = row.floor is None or row.speedup >= row.floor
     return (
-        row.case,
         f"{row.sparsity:.0%}",
         str(row.threads),
         row.kernel,

@@ -120,7 +120,7 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
 @as_json
 def bench(quick: bool, output: Path | None, as_json: bool) -> None:
     """Check, then time every kernel against the fastest dense way on this machine."""
-    from sparsekit.bench import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, Results, run_linear, run_models
+    from sparsekit.bench import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, Results, run_linear, run_models, title
 
     with Console(stderr=True).status("starting") as status:
         rows = list(run_linear(QUICK_PROBLEMS if quick else PROBLEMS, status.update))
@@ -130,7 +130,10 @@ def bench(quick: bool, output: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(results.as_json())
     else:
-        Console().print(results.table())
+        console = Console()
+        console.print(f"{title()}; speedup: over the fastest dense way, prepacked ones included", highlight=False)
+        for table in results.tables():
+            console.print(table)
     if output:
         Console(stderr=True).print(f"Saved {results.save(output)}.json and .csv.")
 

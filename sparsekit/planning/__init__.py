@@ -1,5 +1,5 @@
 """Which layers to replace, by measurement on this machine."""
 
-from sparsekit.planning.plan import Plan, compile, plan
+from sparsekit.planning.planner import Plan, compile, plan
 
 __all__ = ["Plan", "compile", "plan"]

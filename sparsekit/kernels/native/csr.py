@@ -37,9 +37,15 @@ def _refuses_rows(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
+def _refuses_panels(problem: Problem) -> Refusal | None:
+    if problem.batch == 1:
+        return Refusal("it runs panels of tokens, and one token makes none")
+    return extension.refuses(problem)
+
+
 CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, lambda packed: _bind(packed, "CsrRows"))
 """Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1."""
 
-CSR_MM = Kernel("csr_mm_native", CSR, extension.refuses, lambda packed: _bind(packed, "CsrPanels"))
+CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, lambda packed: _bind(packed, "CsrPanels"))
 """Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add.
 The weight is copied into the order in which it is read."""

@@ -1,0 +1,257 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from numerics import assert_product
+from torch import nn
+
+import sparsekit as sk
+from sparsekit.nn import SparseLinear
+from sparsekit.planning import compile, plan
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 8), nn.Dropout(0.5))
+
+
+def pruned(sparsity=0.9):
+    model = network()
+    return model, sk.prune(model, sk.Magnitude(), sparsity=sparsity)
+
+
+def snapshot(model):
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return state, {name: module.training for name, module in model.named_modules()}
+
+
+def assert_same(model, before):
+    state, modes = before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_plan_and_its_application_leave_the_model_alone(measured, training):
+    model, _ = pruned()
+    model.train(training)
+    before = snapshot(model)
+    fast = plan(model, torch.randn(6, 20)).apply()
+    assert_same(model, before)
+    assert fast is not model
+    assert isinstance(fast[0], SparseLinear)
+    assert {module.training for module in fast.modules()} == {training}
+    assert fast[0].layer_name == "0"
+    assert fast[0].kernel_by_batch == {6: "csr_mv_native"}
+
+
+def test_the_compiled_model_computes_the_same(measured):
+    model, _ = pruned()
+    model.eval()
+    fast = compile(model, torch.randn(6, 20))
+    for batch in (0, 1, 5, 6, 70):
+        x = torch.randn(batch, 20)
+        with torch.inference_mode():
+            hidden = torch.relu(model[0](x))
+            assert_product(fast[0](x), x, model[0].weight, model[0].bias)
+            assert_product(fast[2](hidden), hidden, model[2].weight, model[2].bias)
+
+
+def test_given_masks_are_applied_whether_or_not_the_weights_are_zero(measured):
+    model = network().eval()
+    masks = sk.prune(copy.deepcopy(model), sk.Magnitude(), sparsity=0.9)
+    x = torch.randn(6, 20)
+    fast = compile(model, x, masks)
+    assert torch.equal(fast[0].weight, model[0].weight * masks["0.weight"].keep)
+    keep = {"2.weight": masks["2.weight"].keep}
+    fast = compile(model, x, keep)
+    assert isinstance(fast[0], nn.Linear)
+    assert torch.equal(fast[2].weight, model[2].weight * keep["2.weight"])
+
+
+def test_masks_of_layers_that_stay_are_applied_too(measured):
+    times, _ = measured
+    for name in ("csr_mv_native", "csr_mm_native"):
+        times[name] = 99.0
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)).eval()
+    masks = {name: torch.rand_like(p) > 0.5 for name, p in model.named_parameters() if p.dim() > 1}
+    fast = compile(model, torch.randn(2, 1, 4, 4), masks)
+    assert torch.equal(fast[0].weight, model[0].weight * masks["0.weight"])
+    assert type(fast[2]) is nn.Linear
+    assert torch.equal(fast[2].weight, model[2].weight * masks["2.weight"])
+
+
+def test_each_kind_of_layer_is_measured_once(measured):
+    _, jobs = measured
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
+    sk.prune(model, sk.Magnitude(), sparsity=0.5)
+    x = torch.randn(6, 16)
+    plan(model, x)
+    assert len(jobs) == 1
+    plan(model, x)
+    assert len(jobs) == 1, "the second plan reads the cache"
+    plan(model, torch.randn(7, 16))
+    assert len(jobs) == 2
+    plan(model.double(), x.double())
+    assert len(jobs) == 3
+    model = nn.Sequential(nn.Linear(16, 16, bias=False))
+    sk.prune(model, sk.Magnitude(), pattern=sk.Block(4, 4), sparsity=0.5)
+    plan(model, x)
+    assert len(jobs) == 4
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        plan(model, x)
+    finally:
+        torch.set_num_threads(before)
+    assert len(jobs) == 5
+
+
+class Shared(nn.Module):
+    """A Linear that is called twice, one whose weight an embedding shares, and one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(32, 16)
+        self.twice = nn.Linear(16, 16)
+        self.alias = self.twice
+        self.head = nn.Linear(16, 32, bias=False)
+        self.head.weight = self.embed.weight
+        self.spare = nn.Linear(3, 3)
+
+    def forward(self, ids, scale=None):
+        x = self.embed(ids)
+        x = self.alias(self.twice(x))
+        return self.head(x if scale is None else x * scale)
+
+
+def test_shared_tied_and_idle_layers(measured):
+    torch.manual_seed(0)
+    model = Shared().eval()
+    with torch.no_grad():
+        for layer in (model.twice, model.head):
+            layer.weight.mul_(torch.rand_like(layer.weight) > 0.8)
+    ids = torch.randint(0, 32, (2, 5))
+    for example in (ids, (ids,), (ids, torch.ones(())), {"ids": ids}):
+        found = {layer.name: layer for layer in plan(model, example).layers}
+        assert found["twice"].calls == {10: 2}
+        assert found["spare"].reason == "the example inputs never call it"
+    fast = plan(model, ids).apply()
+    assert fast.alias is fast.twice
+    assert isinstance(fast.twice, SparseLinear)
+    assert isinstance(fast.head, SparseLinear)
+    assert torch.equal(fast.embed.weight, model.embed.weight)
+    assert torch.allclose(fast(ids), model(ids), atol=1e-5)
+
+
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_linear_with_a_forward_of_its_own_stays(measured):
+    model = nn.Sequential(Doubling(4, 4))
+    (layer,) = plan(model, torch.randn(2, 4)).layers
+    assert layer.reason == "Doubling has a forward of its own"
+    assert layer.chosen is None
+
+
+def test_a_model_that_is_a_linear(measured):
+    linear = nn.Linear(20, 8)
+    masks = sk.prune(linear, sk.Magnitude(), sparsity=0.9)
+    assert isinstance(compile(linear, torch.randn(3, 20)), SparseLinear)
+    assert isinstance(compile(linear, torch.randn(3, 20), masks), SparseLinear)
+
+
+def test_a_batch_of_none_is_not_measured(measured):
+    _, jobs = measured
+    model, _ = pruned()
+    assert all(layer.chosen is None for layer in plan(model, torch.randn(0, 20)).layers)
+    assert jobs == []
+
+
+def test_compiled_models_can_be_copied_stored_and_compiled_again(measured, tmp_path):
+    model, _ = pruned()
+    model.eval()
+    x = torch.randn(6, 20)
+    fast = compile(model, x)
+    wanted = fast(x)
+    sk.save(fast, tmp_path / "fast.safetensors")
+    other = compile(network().eval(), x, pruned()[1])
+    other.load_state_dict(fast.state_dict())
+    copies = (
+        copy.deepcopy(fast),
+        pickle.loads(pickle.dumps(fast)),
+        sk.load(tmp_path / "fast.safetensors", into=model),
+        compile(fast, x),
+        other,
+    )
+    for again in copies:
+        assert torch.equal(again(x), wanted)
+    graph = torch.compile(fast, fullgraph=True, backend="eager")
+    assert torch.equal(graph(x), wanted)
+
+
+def test_the_printed_plan_names_layers_kernels_and_reasons(measured):
+    long_name = "a_block_with_a_long_name" * 3
+    model = nn.ModuleDict({long_name: nn.Linear(20, 32), "dense": nn.Linear(20, 8)})
+    model.forward = lambda x: (model[long_name](x), model["dense"](x))
+    sk.prune(model, sk.Magnitude(), sparsity=0.9, layers=[long_name])
+    text = str(plan(model, torch.randn(6, 20)))
+    assert all(word in text for word in ("dense us", "sparse us", "why not", "csr_mv_native", "no zeros", "3.27x"))
+    assert long_name in text
+    assert "1 of 2 layers run sparse" in text
+    assert max(map(len, text.splitlines())) <= 180
+
+
+def test_remainders_are_reported(measured):
+    linear = nn.Linear(21, 33)
+    sk.prune(linear, sk.Magnitude(), pattern=sk.Block(4, 4), sparsity=0.5)
+    assert "1 row and 1 column kept dense" in str(plan(linear, torch.randn(6, 21)))
+
+
+def test_a_real_measurement_names_the_kernels_that_run():
+    model, _ = pruned()
+    for layer in plan(model, torch.randn(6, 20)).layers:
+        assert layer.dense is not None
+        assert layer.eager > 0
+        assert layer.dense.seconds <= layer.eager
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: plan("model", 1), sk.LayerError, "expected a torch.nn.Module, got str"),
+        (lambda: plan(nn.Linear(2, 2, device="meta"), torch.randn(1, 2)), sk.LayerError, "weight.*meta device"),
+        (lambda: plan(nn.Linear(2, 2), torch.randn(1, 3)), sk.InputError, r"expected what Linear takes.*\(1, 3\)"),
+        (lambda: plan(nn.Linear(2, 2), {"y": 1}), sk.InputError, "example_inputs"),
+        (
+            lambda: plan(network(), torch.randn(1, 20), {"0.wieght": torch.ones(32, 20).bool()}),
+            sk.LayerError,
+            "0.wieght; did you mean 0.weight",
+        ),
+        (
+            lambda: plan(network(), torch.randn(1, 20), {"0.weight": torch.ones(2, 2).bool()}),
+            sk.MaskError,
+            r"0.weight: expected a mask of shape \(32, 20\), got \(2, 2\)",
+        ),
+        (
+            lambda: plan(network(), torch.randn(1, 20), {"0.weight": torch.ones(32, 20).bool().to("meta")}),
+            sk.MaskError,
+            "on cpu, got one on meta",
+        ),
+    ],
+)
+def test_bad_input_is_one_error(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_an_integer_weight_is_named():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model[0].weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(sk.LayerError, match=r"0\.weight: expected a floating weight, got torch\.int8"):
+        plan(model, torch.randn(1, 4))
