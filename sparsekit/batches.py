@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekit.errors import LayerError
+
 
 def call_model(model: nn.Module, batch: Any) -> Any:
     """Call ``model`` with ``batch`` and return what it returns.
@@ -23,6 +25,12 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, (tuple, list)):
         return model(*batch)
     return model(batch)
+
+
+def expect_module(model: object, name: str = "model") -> None:
+    """Raise :class:`LayerError` unless ``model``, the argument called ``name``, is a module."""
+    if not isinstance(model, nn.Module):
+        raise LayerError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}")
 
 
 def describe(batch: Any) -> str:

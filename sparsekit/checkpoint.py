@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sparsekit.batches import expect_module
 from sparsekit.errors import CheckpointError, FormatError, InputError, LayerError
 from sparsekit.formats import format_named
 from sparsekit.nn import PackedLayer, SparseLinear, module_at, replace_module
@@ -34,9 +35,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write ``model`` to ``path``; a file that is there is replaced in one step, or stays as it was.
 
     Raises:
+        LayerError: ``model`` is not a module.
         CheckpointError: the state holds something other than tensors with data, or the file cannot be written.
     """
     target = Path(path)
+    expect_module(model)
     layers = _packed_layers(model)
     state = _state_of(model, layers)
     for key, value in state.items():
@@ -66,9 +69,11 @@ def load(path: str | os.PathLike[str], into: nn.Module) -> nn.Module:
         A new model on the devices of ``into``: the layers that the file lists are packed, all others dense.
 
     Raises:
+        LayerError: ``into`` is not a module.
         CheckpointError: the file cannot be read, is damaged, or does not belong to ``into``; names file and key.
     """
     source = str(path)
+    expect_module(into, "into")
     described, tensors = _read(source)
     for key, value in into.state_dict().items():
         if isinstance(value, Tensor) and value.is_meta:

@@ -28,12 +28,17 @@ class Mask:
     pattern: Pattern = Unstructured()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        if self.keep.dtype != torch.bool:
-            raise MaskError(f"mask: expected a bool tensor (True = stays), got {self.keep.dtype}")
+        if not isinstance(self.keep, Tensor) or self.keep.dtype != torch.bool:
+            got = self.keep.dtype if isinstance(self.keep, Tensor) else type(self.keep).__name__
+            raise MaskError(f"mask: expected a bool tensor (True = stays), got {got}")
         if self.keep.dim() < 1:
             raise MaskError("mask: expected a tensor of at least one dimension, got a scalar")
         if not self.pattern.admits(self.keep):
-            raise MaskError(f"mask of shape {tuple(self.keep.shape)}: expected a set that {self.pattern} admits")
+            kept = int(self.keep.sum())
+            raise MaskError(
+                f"mask of shape {tuple(self.keep.shape)}: expected a set that {self.pattern} admits, got one of {kept} "
+                f"kept weights that breaks it"
+            )
 
     @property
     def shape(self) -> torch.Size:

@@ -61,7 +61,7 @@ def test_every_command_explains_itself(capsys, command):
         (("prune", MODEL), "expected sparsity in [0, 1), got None"),
         (("prune", MODEL, "--sparsity", "1.5"), "expected a fraction of zeros in [0, 1), got 1.5"),
         (("prune", MODEL, "--sparsity", "much"), "'much' is not a valid float"),
-        (("prune", MODEL, "--pattern", "5:4"), "expected 1 <= n <= m"),
+        (("prune", MODEL, "--pattern", "5:4"), "expected integers 1 <= n <= m"),
         (("prune", MODEL, "--pattern", "round"), "expected unstructured, N:M such as 2:4"),
         (("prune", MODEL, "--method", "guess"), "expected one of random, magnitude"),
         (

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparsekit.bench.problems import LinearProblem
-from sparsekit.bench.results import Row, use_threads
+from sparsekit.bench.results import Row
 from sparsekit.errors import KernelError
 from sparsekit.formats import Dense, Format
-from sparsekit.kernels import Multiply, native
+from sparsekit.kernels import native
 from sparsekit.kernels.candidates import candidates
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
@@ -41,11 +42,11 @@ def run_linear(problems: Sequence[LinearProblem], tell: Tell = lambda _: None) -
     try:
         for problem in problems:
             for threads in problem.threads:
-                use_threads(threads)
+                torch.set_num_threads(threads)
                 tell(f"{case_of(problem)}, {threads} thread{'s' if threads > 1 else ''}")
                 yield from _time(problem, threads, peaks[threads])
     finally:
-        use_threads(before)
+        torch.set_num_threads(before)
 
 
 def case_of(problem: LinearProblem) -> str:
@@ -69,7 +70,7 @@ def _time(problem: LinearProblem, threads: int, peak: float) -> Iterator[Row]:
                 continue
             multiply = kernel.bind(stored)
             check(kernel.name, multiply(x, bias), x, torch.where(mask.keep, weight, 0.0), bias)
-            calls[kernel.name, sparsity] = _call(multiply, x, bias)
+            calls[kernel.name, sparsity] = partial(multiply, x, bias)
             packed[kernel.name, sparsity] = stored
     with torch.no_grad():
         times = fastest({f"{name} {s}": call for (name, s), call in calls.items()}, BUDGET_S * len(problem.floors))
@@ -101,7 +102,3 @@ def check(name: str, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None
     error = ((y.double() - exact).abs() / (torch.finfo(y.dtype).eps * scale)).nan_to_num(torch.inf).max().item()
     if error > ERROR_BOUND:
         raise KernelError(f"{name}: expected errors of at most {ERROR_BOUND} roundings, got {error:.0f}")
-
-
-def _call(multiply: Multiply, x: Tensor, bias: Tensor) -> Callable[[], Tensor]:
-    return lambda: multiply(x, bias)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from sparsekit.batches import call_model
 from sparsekit.bench.linear import Tell
 from sparsekit.bench.problems import ModelCase
-from sparsekit.bench.results import Row, use_threads
+from sparsekit.bench.results import Row
 from sparsekit.demo.encoder import Batch, load_minilm
 from sparsekit.errors import KernelError
 from sparsekit.kernels.timing import fastest
@@ -39,11 +40,11 @@ def run_models(cases: Sequence[ModelCase], tell: Tell = lambda _: None) -> Itera
     sheet = encoder.sheet("Sparse kernels turn zeros into time. " * 200, TEXTS, TOKENS)
     try:
         for case in cases:
-            use_threads(case.threads)
+            torch.set_num_threads(case.threads)
             tell(f"MiniLM, {case.sparsity:.0%} zeros, {case.threads} threads")
             yield _time(model, sheet, case)
     finally:
-        use_threads(before)
+        torch.set_num_threads(before)
 
 
 def _time(model: nn.Module, sheet: Batch, case: ModelCase) -> Row:
@@ -55,7 +56,9 @@ def _time(model: nn.Module, sheet: Batch, case: ModelCase) -> Row:
         error = (call_model(fast, sheet)[0] - call_model(pruned, sheet)[0]).abs().max().item()
         if not error <= CLOSE:
             raise KernelError(f"compiled MiniLM: expected outputs within {CLOSE} of eager, got {error:.2g}")
-        times = fastest({"eager": _call(model, sheet), "compiled": _call(fast, sheet)}, BUDGET_S)
+        times = fastest(
+            {"eager": partial(call_model, model, sheet), "compiled": partial(call_model, fast, sheet)}, BUDGET_S
+        )
     return Row(
         case=f"MiniLM, batch {TEXTS} x {TOKENS} tokens, compiled against eager",
         sparsity=case.sparsity,
@@ -70,7 +73,3 @@ def _time(model: nn.Module, sheet: Batch, case: ModelCase) -> Row:
 
 def _in_encoder(name: str, module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and name.startswith("encoder.")
-
-
-def _call(model: nn.Module, sheet: Batch) -> Callable[[], object]:
-    return lambda: call_model(model, sheet)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -85,11 +84,6 @@ def title() -> str:
     """Return processor, torch and commit in one line."""
     machine = describe_machine()
     return f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
-
-
-def use_threads(count: int) -> None:
-    """Let torch and the kernels use ``count`` threads."""
-    torch.set_num_threads(count)
 
 
 def _headed(case: str) -> Table:

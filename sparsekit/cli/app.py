@@ -104,7 +104,7 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
 
     use_threads(threads)
     source = load_source(model, weights)
-    found = plan_model(source.model, source.example)
+    found = plan_model(source.model, source.example, progress=not as_json)
     if as_json:
         print_json(found.as_json())
     else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import sparsekit.kernels
 from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked
-from sparsekit.kernels.base import Kernel, Multiply
+from sparsekit.kernels.base import Kernel
 from sparsekit.kernels.candidates import candidates, is_reference
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
@@ -37,12 +37,8 @@ def by_measurement(weight: Tensor, mask: Mask, bias: Tensor | None, x: Tensor) -
     """Return the packed weight and the kernel that multiply ``x`` ``(batch, columns)`` the fastest on this machine."""
     ways = {kernel.name: (packed, kernel) for kernel, packed in candidates(weight, mask, x.shape[0])}
     with torch.no_grad():
-        calls = {name: _call(kernel.bind(packed), x, bias) for name, (packed, kernel) in ways.items()}
+        calls = {name: partial(kernel.bind(packed), x, bias) for name, (packed, kernel) in ways.items()}
         return ways[next(iter(fastest(calls, BUDGET_S)))]
-
-
-def _call(multiply: Multiply, x: Tensor, bias: Tensor | None) -> Callable[[], Tensor]:
-    return lambda: multiply(x, bias)
 
 
 def _has_own_kernel(family: type[Format]) -> bool:

@@ -122,14 +122,14 @@ class SparseLinear(PackedLayer):
             layer.bias.requires_grad_(linear.bias.requires_grad)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x @ weight.T + bias`` for ``x`` ``(..., in_features)``.
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input @ weight.T + bias`` for ``input`` ``(..., in_features)``.
 
         Raises:
-            InputError: ``x`` has another dtype, device or last dimension than the layer.
+            InputError: the input has another dtype, device or last dimension than the layer.
             KernelError: no kernel runs the problem.
         """
-        bias = self.bias
+        x, bias = input, self.bias
         if torch.compiler.is_compiling() or not _is_plain(x) or _needs_gradient(x, bias):
             return self._through_operator(x, bias)
         ready = self._ready

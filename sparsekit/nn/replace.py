@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sparsekit.errors import LayerError
+from sparsekit.nn.packed import PackedLayer
 
 
 def module_at(root: nn.Module, name: str) -> nn.Module:
@@ -35,4 +36,15 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> nn.Module:
         for child_name, child in parent._modules.items():
             if child is old:
                 parent._modules[child_name] = new
+                _keep_calling(parent, new)
     return root
+
+
+def _keep_calling(parent: nn.Module, new: nn.Module) -> None:
+    """Switch off what would read the new layer's weight instead of calling it.
+
+    In inference torch's transformer layer hands the weights of its two Linears to one fused operator, for which a
+    packed weight would be unpacked in every call; it does so only for activations that it knows.
+    """
+    if isinstance(parent, nn.TransformerEncoderLayer) and isinstance(new, PackedLayer):
+        parent.activation_relu_or_gelu = 0

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -141,10 +142,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 def check_sparsity(sparsity: float) -> float:
     """Return ``sparsity`` as a float, or raise :class:`PatternError` where it is not in [0, 1)."""
-    try:
-        value = float(sparsity)
-    except (TypeError, ValueError):
-        value = math.nan
+    value = float(sparsity) if isinstance(sparsity, Real) else math.nan
     if not 0.0 <= value < 1.0:
         raise PatternError(f"sparsity: expected a fraction of zeros in [0, 1), got {sparsity!r}")
     return value

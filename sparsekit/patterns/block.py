@@ -27,8 +27,8 @@ class Block(Pattern):
     columns: int
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1:
-            raise PatternError(f"Block: expected sides of at least 1, got {self.rows} x {self.columns}")
+        if not all(isinstance(side, int) and side >= 1 for side in (self.rows, self.columns)):
+            raise PatternError(f"Block: expected integer sides of at least 1, got {self.rows} x {self.columns}")
 
     @property
     def width(self) -> int:

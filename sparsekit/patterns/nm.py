@@ -30,8 +30,8 @@ class NM(Pattern):
     fixes_sparsity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
-            raise PatternError(f"NM: expected 1 <= n <= m (keep n of every m), got n={self.n}, m={self.m}")
+        if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n <= self.m):
+            raise PatternError(f"NM: expected integers 1 <= n <= m (keep n of every m), got n={self.n}, m={self.m}")
 
     @property
     def width(self) -> int:

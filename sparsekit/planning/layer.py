@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import sparsekit.kernels
 from sparsekit.formats import Dense
-from sparsekit.kernels import KERNELS
 from sparsekit.mask import Mask
 from sparsekit.planning.cache import Times
 from sparsekit.planning.measure import EAGER
 
 GAIN = 1.05
 """A layer is replaced only where it gets faster by this factor."""
-
-FORMAT_OF = {kernel.name: kernel.format.name for kernel in KERNELS}
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ def decide(name: str, mask: Mask, calls: Mapping[int, int], times: Mapping[int, 
         calls: how often it is called, by batch size.
         times: seconds by kernel name, by batch size.
     """
-    ways = {family: way for family in sorted(set(FORMAT_OF.values())) if (way := _way(family, calls, times))}
+    formats = {kernel.name: kernel.format.name for kernel in sparsekit.kernels.KERNELS}
+    ways = {family: way for family in sorted(set(formats.values())) if (way := _way(family, formats, calls, times))}
     dense = ways.pop(Dense.name)
     eager = sum(count * times[batch][EAGER] for batch, count in calls.items())
     best = min(ways.values(), key=lambda way: way.seconds, default=None)
@@ -109,11 +108,11 @@ def decide(name: str, mask: Mask, calls: Mapping[int, int], times: Mapping[int, 
     return LayerPlan(name, mask, dict(calls), chosen, dense, eager, reason)
 
 
-def _way(family: str, calls: Mapping[int, int], times: Mapping[int, Times]) -> Way | None:
+def _way(family: str, formats: Mapping[str, str], calls: Mapping[int, int], times: Mapping[int, Times]) -> Way | None:
     """The fastest kernel of ``family`` at each batch size, or None where one batch size has none."""
     kernels, seconds = {}, 0.0
     for batch, count in calls.items():
-        own = {name: time for name, time in times[batch].items() if FORMAT_OF.get(name) == family}
+        own = {name: time for name, time in times[batch].items() if formats.get(name) == family}
         if not own:
             return None
         kernels[batch] = min(own, key=lambda name: own[name])

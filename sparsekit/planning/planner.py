@@ -13,8 +13,10 @@ import torch
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from sparsekit.errors import LayerError
+from sparsekit.batches import expect_module
+from sparsekit.errors import LayerError, MaskError
 from sparsekit.formats import format_named
 from sparsekit.formats.base import FLOATING
 from sparsekit.mask import Mask, read_mask
@@ -28,6 +30,8 @@ from sparsekit.planning.table import render, table
 
 MOST_EVICTED = 64 << 20
 """Bytes read between two measured calls, at most: beyond this the last-level cache holds nothing of the layer."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Masks = Mapping[str, Mask | Tensor]
 
@@ -113,17 +117,29 @@ def _plan_layer(
     assert isinstance(linear, nn.Linear)
     weight = linear.weight.detach()
     mask = masks.get(f"{name}.weight".lstrip(".")) or read_mask(weight)
+    why_not = _why_not(linear)
+    if why_not:
+        return LayerPlan(name, mask, reason=why_not)
     counts = {batch: count for batch, count in sorted(calls.items()) if batch > 0}
     if not counts:
         return LayerPlan(name, mask, reason="the example inputs never call it")
-    if type(linear).forward is not nn.Linear.forward:
-        return LayerPlan(name, mask, reason=f"{type(linear).__name__} has a forward of its own")
-    if not weight.numel():
-        return LayerPlan(name, mask, reason="it has no weights")
     others, cache = means
     bias = None if linear.bias is None else linear.bias.detach()
     times = {batch: _times(Job(weight, mask, bias, batch, others), cache) for batch in counts}
     return decide(name, mask, counts, times)
+
+
+def _why_not(linear: nn.Linear) -> str:
+    """Why a layer cannot be replaced, whatever it would gain, or ""."""
+    if type(linear).forward is not nn.Linear.forward or "forward" in vars(linear):
+        return f"{type(linear).__name__} has a forward of its own"
+    if any(vars(linear)[hooks] for hooks in HOOKS):
+        return "it has hooks, which a packed layer would lose"
+    if not linear.weight.numel():
+        return "it has no weights"
+    if linear.weight.device.type != "cpu":
+        return f"layers on {linear.weight.device.type} are not measured yet"
+    return ""
 
 
 def _times(job: Job, cache: Cache) -> Times:
@@ -144,9 +160,10 @@ def _replace(model: nn.Module, layer: LayerPlan, way: Way) -> nn.Module:
 
 
 def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise LayerError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    expect_module(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise LayerError(f"{name}: expected a tensor with data, got a lazy one; call the model once before")
         if tensor.is_meta:
             raise LayerError(f"{name}: expected a tensor with data, got one on the meta device")
     for name, module in model.named_modules():
@@ -155,13 +172,26 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_masks(model: nn.Module, masks: Masks) -> dict[str, Mask]:
+    """The masks by every name of their parameters: a tied weight has one mask, whichever name it was given under."""
+    if not isinstance(masks, Mapping):
+        raise MaskError(f"masks: expected masks by parameter name, got a {type(masks).__name__}")
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    checked = {}
+    by_parameter: dict[nn.Parameter, Mask] = {}
     for name, mask in masks.items():
         if name not in parameters:
             close = difflib.get_close_matches(name, parameters, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise LayerError(f"masks: expected names of parameters, got {name}{hint}")
-        checked[name] = mask if isinstance(mask, Mask) else Mask(mask)
-        checked[name].check(parameters[name], name)
-    return checked
+        checked = _as_mask(mask, name)
+        checked.check(parameters[name], name)
+        other = by_parameter.setdefault(parameters[name], checked)
+        if not torch.equal(other.keep, checked.keep):
+            raise MaskError(f"{name}: expected one mask for a tied weight, got two that differ")
+    return {name: by_parameter[p] for name, p in parameters.items() if p in by_parameter}
+
+
+def _as_mask(mask: Mask | Tensor, name: str) -> Mask:
+    try:
+        return mask if isinstance(mask, Mask) else Mask(mask)
+    except MaskError as error:
+        raise MaskError(f"{name}: {error}") from error

@@ -120,7 +120,7 @@ def _materialise(batches: Iterable[Any] | None, method: Method) -> list[Any]:
     wanted = f"{method} needs batches of what the model takes"
     if batches is None:
         raise CalibrationError(f"batches: {wanted}, got None")
-    if isinstance(batches, (Tensor, Mapping, str)):
+    if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
         raise CalibrationError(f"batches: {wanted}, in a list or another iterable, got one {type(batches).__name__}")
     data = list(batches)
     if not data:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsekit.errors import LayerError, PruningError
+from sparsekit.batches import expect_module
+from sparsekit.errors import LayerError
 from sparsekit.pruning.statistics import Layer
 
 Choice = Callable[[str, nn.Module], bool] | Iterable[str] | None
@@ -33,15 +34,14 @@ def find_targets(model: nn.Module, choice: Choice = None) -> list[Target]:
         choice: ``(name, module) -> bool`` over every Linear and Conv2d, or the names of layers; None takes them all.
 
     Raises:
-        PruningError: ``model`` is not a module.
-        LayerError: nothing matches, a name is unknown, or a weight cannot be pruned (meta device, integer dtype, NaN).
+        LayerError: ``model`` is not a module, nothing matches, a name is unknown, or a weight cannot be pruned (meta
+            device, integer dtype, NaN).
     """
-    if not isinstance(model, nn.Module):
-        raise PruningError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    expect_module(model)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     chosen = _chosen(model, layers, choice)
     if not chosen:
-        raise LayerError(f"layers: expected at least one Linear or Conv2d to prune, got none of {len(layers)}")
+        raise LayerError(f"layers: expected a choice of at least one Linear or Conv2d, got none of the {len(layers)}")
     users: dict[int, list[Layer]] = {}
     for layer in layers.values():
         users.setdefault(id(layer.weight), []).append(layer)

@@ -159,6 +159,65 @@ def test_a_linear_with_a_forward_of_its_own_stays(measured):
     assert layer.chosen is None
 
 
+def test_a_linear_that_others_have_changed_stays(measured):
+    patched, hooked = nn.Linear(4, 4), nn.Linear(4, 4)
+    patched.forward = lambda x: 2 * nn.Linear.forward(patched, x)
+    hooked.register_forward_hook(lambda module, args, y: 3 * y)
+    model = nn.Sequential(patched, hooked)
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.mul_(torch.eye(4))
+    reasons = [layer.reason for layer in plan(model, torch.randn(2, 4)).layers]
+    assert reasons == ["Linear has a forward of its own", "it has hooks, which a packed layer would lose"]
+
+
+def test_a_transformer_calls_its_packed_layers(measured, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    linears = ["linear1", "linear2"]
+    sk.prune(model, sk.Magnitude(), sparsity=0.9, layers=linears)
+    x = torch.randn(2, 5, 16)
+    fast = compile(model, x)
+    called = []
+    for name in linears:
+        packed = fast.get_submodule(name)
+        monkeypatch.setattr(
+            packed, "forward", lambda x, packed=packed: called.append(1) or SparseLinear.forward(packed, x)
+        )
+    with torch.no_grad():
+        assert torch.allclose(fast(x), model(x), atol=1e-5)
+    assert len(called) == 2
+
+
+def test_inputs_by_keyword_and_random_numbers_are_left_alone(measured):
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = pruned()[0][0]
+
+        def forward(self, x):
+            return self.linear(input=x)
+
+    state = torch.get_rng_state()
+    model = ByKeyword()
+    torch.set_rng_state(state)
+    x = torch.ones(3, 20)
+    fast = compile(model, x)
+    assert isinstance(fast.linear, SparseLinear)
+    assert torch.allclose(fast(x), model(x), atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_tied_weight_has_one_mask(measured):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    keep = torch.rand(8, 8) > 0.8
+    found = plan(model, torch.randn(2, 8), {"0.weight": keep})
+    assert [layer.mask.nnz for layer in found.layers] == [int(keep.sum())] * 2
+    with pytest.raises(sk.MaskError, match=r"1\.weight: expected one mask for a tied weight"):
+        plan(model, torch.randn(2, 8), {"0.weight": keep, "1.weight": ~keep})
+
+
 def test_a_model_that_is_a_linear(measured):
     linear = nn.Linear(20, 8)
     masks = sk.prune(linear, sk.Magnitude(), sparsity=0.9)
@@ -228,6 +287,17 @@ def test_a_real_measurement_names_the_kernels_that_run():
         (lambda: plan(nn.Linear(2, 2, device="meta"), torch.randn(1, 2)), sk.LayerError, "weight.*meta device"),
         (lambda: plan(nn.Linear(2, 2), torch.randn(1, 3)), sk.InputError, r"expected what Linear takes.*\(1, 3\)"),
         (lambda: plan(nn.Linear(2, 2), {"y": 1}), sk.InputError, "example_inputs"),
+        (
+            lambda: plan(nn.LazyLinear(2), torch.randn(1, 3)),
+            sk.LayerError,
+            "weight: expected a tensor with data, got a lazy",
+        ),
+        (lambda: plan(nn.Linear(2, 2), torch.randn(1, 2), [1]), sk.MaskError, "masks by parameter name, got a list"),
+        (
+            lambda: plan(nn.Linear(2, 2), torch.randn(1, 2), {"weight": torch.ones(2, 2)}),
+            sk.MaskError,
+            "weight: mask: expected a bool tensor.*float32",
+        ),
         (
             lambda: plan(network(), torch.randn(1, 20), {"0.wieght": torch.ones(32, 20).bool()}),
             sk.LayerError,
