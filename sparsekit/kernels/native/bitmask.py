@@ -31,7 +31,7 @@ def _bind(packed: Format) -> Multiply:
 
 def _refuses(problem: Problem) -> Refusal | None:
     if problem.batch > MOST_ROWS:
-        return Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
+        return extension.refuses(problem) or Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
     return extension.refuses(problem)
 
 

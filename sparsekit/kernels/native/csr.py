@@ -33,13 +33,13 @@ def _bind(packed: Format, native: str) -> Multiply:
 
 def _refuses_rows(problem: Problem) -> Refusal | None:
     if problem.batch > MOST_ROWS:
-        return Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
+        return extension.refuses(problem) or Refusal(f"it runs batches up to {MOST_ROWS}, not {problem.batch}")
     return extension.refuses(problem)
 
 
 def _refuses_panels(problem: Problem) -> Refusal | None:
     if problem.batch == 1:
-        return Refusal("it runs panels of tokens, and one token makes none")
+        return extension.refuses(problem) or Refusal("it runs panels of tokens, and one token makes none")
     return extension.refuses(problem)
 
 
