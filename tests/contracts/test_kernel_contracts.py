@@ -1,0 +1,56 @@
+"""What holds for every kernel of the tuple."""
+
+import re
+
+import pytest
+import torch
+
+from sparsekit.formats import FORMATS
+from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Problem
+from sparsekit.kernels.candidates import candidates
+from sparsekit.patterns import NM, Block, Unstructured
+from tests.numerics import assert_product
+from tests.weights import random_mask, random_weight
+
+PATTERNS = ((Unstructured(), 0.6), (Block(4, 4), 0.5), (NM(2, 4), 0.1))
+
+
+def test_names_tell_format_operation_and_backend_and_are_unique():
+    names = [kernel.name for kernel in KERNELS]
+    assert len(set(names)) == len(names)
+    for kernel in KERNELS:
+        assert re.fullmatch(rf"{kernel.format.name}_(mv|mm|linear)_(native|reference|onednn|mkl)", kernel.name)
+
+
+def test_every_format_has_a_reference_that_comes_after_the_sparse_kernels():
+    assert {kernel.format for kernel in REFERENCE_KERNELS} == set(FORMATS)
+    order = {kernel.name: at for at, kernel in enumerate(KERNELS)}
+    for kernel in KERNELS:
+        if kernel.name.endswith("native"):
+            assert order[kernel.name] < order[f"{kernel.format.name}_linear_reference"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
+    for pattern, sparsity in PATTERNS:
+        mask, weight = random_mask((14, 22), pattern, sparsity), random_weight((14, 22), dtype)
+        if kernel.format.accepts(mask) is not None:
+            continue
+        packed = kernel.format.pack(weight, mask)
+        refusal = kernel.refuses(Problem(packed, batch))
+        if refusal is not None:
+            assert len(str(refusal).split()) > 3
+            continue
+        x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
+        assert_product(kernel.bind(packed)(x, bias), x, weight * mask.keep, bias)
+
+
+def test_candidates_leave_out_what_cannot_pay():
+    weight, mask = random_weight((14, 22)), random_mask((14, 22), Unstructured(), 0.5)
+    names = [kernel.name for kernel, _ in candidates(weight, mask, 3)]
+    assert "dense_linear_reference" in names
+    assert not {"csr_linear_reference", "bitmask_linear_reference", "block_csr_mm_native"} & set(names)
+    dense = random_mask((14, 22), Unstructured(), 0.0)
+    assert all(name.startswith("dense") for name in (k.name for k, _ in candidates(weight, dense, 3)))
