@@ -1,4 +1,4 @@
-"""Every test runs with uninitialised memory poisoned."""
+"""Every test runs with uninitialised memory poisoned, and away from the user's measurements."""
 
 from __future__ import annotations
 
@@ -15,3 +15,11 @@ def _poison() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_measurements_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests measure in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
