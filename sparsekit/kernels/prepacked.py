@@ -67,7 +67,8 @@ def _refuses(problem: Problem, library: str, there: bool, dtypes: tuple[torch.dt
 
 def _refuses_onednn(problem: Problem) -> Refusal | None:
     there = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return _refuses(problem, "oneDNN", there, (torch.float32, torch.bfloat16))
+    wide = there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return _refuses(problem, "oneDNN", there, (torch.float32, torch.bfloat16) if wide else (torch.float32,))
 
 
 def _refuses_mkl(problem: Problem) -> Refusal | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -20,13 +21,19 @@ Times = dict[str, float]
 
 
 def folder() -> Path | None:
-    """Where measurements are kept: ``SPARSEKIT_CACHE``, or else the user's cache folder; None where it is "off"."""
+    """Where measurements are kept: ``SPARSEKIT_CACHE``, or else the user's cache folder.
+
+    None where it is "off", or where the user has no home.
+    """
     asked = os.environ.get(VARIABLE)
     if asked == "off":
         return None
     if asked:
         return Path(asked)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsekit"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsekit"
+    except RuntimeError:
+        return None
 
 
 class Cache:
@@ -76,10 +83,12 @@ class Cache:
         self._new = {}
 
     def _read(self) -> dict[str, Times]:
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return {}
         try:
             return _parse(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
         except (OSError, ValueError) as error:
             warnings.warn(f"ignoring the measurements in {self._path}: {error}", SparsekitWarning, stacklevel=2)
             return {}
@@ -92,7 +101,7 @@ def _parse(text: str) -> dict[str, Times]:
         raise ValueError(f"expected measurements of version {VERSION}")
     times: dict[str, Times] = {}
     for key, found in content["times"].items():
-        if not isinstance(found, dict) or not all(isinstance(t, float) and t > 0 for t in found.values()):
+        if not isinstance(found, dict) or not all(isinstance(t, float) and 0 < t < math.inf for t in found.values()):
             raise ValueError(f"expected seconds by kernel name under {key!r}")
         times[key] = found
     return times

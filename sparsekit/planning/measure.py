@@ -45,9 +45,10 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What a measurement of this job is cached under; densities within about 9 % share one."""
+        """What a measurement of this job is cached under; densities within about 9 % share one, full ones their own."""
         rows, columns = self.weight.shape
-        density = round(8 * math.log2(max(1 - self.mask.sparsity, 1e-6))) / 8
+        zeros = self.mask.sparsity
+        density = min(round(8 * math.log2(max(1 - zeros, 1e-6))), -1) / 8 if zeros else 0
         return (
             f"linear {rows}x{columns} {str(self.weight.dtype).removeprefix('torch.')} {self.mask.pattern} "
             f"density=2^{density:g} batch={self.batch} bias={self.bias is not None} "

@@ -24,7 +24,7 @@ from sparsekit.nn import SparseLinear, replace_module
 from sparsekit.planning.cache import Cache, Times
 from sparsekit.planning.layer import LayerPlan, Way, decide
 from sparsekit.planning.machine import describe_machine
-from sparsekit.planning.measure import Job, measure
+from sparsekit.planning.measure import EAGER, Job, measure
 from sparsekit.planning.observe import observe
 from sparsekit.planning.table import render, table
 
@@ -52,14 +52,15 @@ class Plan:
 
     def apply(self) -> nn.Module:
         """Return a copy of the model with the chosen layers replaced and the given masks applied."""
-        fast = copy.deepcopy(self.model)
-        parameters = dict(fast.named_parameters(remove_duplicate=False))
-        with torch.no_grad():
+        # A copy made in inference mode could never be trained.
+        with torch.inference_mode(False), torch.no_grad():
+            fast = copy.deepcopy(self.model)
+            parameters = dict(fast.named_parameters(remove_duplicate=False))
             for name, mask in self.masks.items():
                 parameters[name].masked_fill_(~mask.keep, 0.0)
-        for layer in self.layers:
-            if layer.chosen is not None:
-                fast = _replace(fast, layer, layer.chosen)
+            for layer in self.layers:
+                if layer.chosen is not None:
+                    fast = _replace(fast, layer, layer.chosen)
         return fast
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def _plan_layer(
         return LayerPlan(name, mask, reason=why_not)
     counts = {batch: count for batch, count in sorted(calls.items()) if batch > 0}
     if not counts:
-        return LayerPlan(name, mask, reason="the example inputs never call it")
+        how = "call it with empty batches only" if calls else "never call it"
+        return LayerPlan(name, mask, reason=f"the example inputs {how}")
     others, cache = means
     bias = None if linear.bias is None else linear.bias.detach()
     times = {batch: _times(Job(weight, mask, bias, batch, others), cache) for batch in counts}
@@ -144,7 +146,7 @@ def _why_not(linear: nn.Linear) -> str:
 
 def _times(job: Job, cache: Cache) -> Times:
     found = cache.get(job.key)
-    if found is None:
+    if found is None or EAGER not in found:
         found = measure(job)
         cache.put(job.key, found)
     return found

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sparsekit.planning.layer import LayerPlan
@@ -21,14 +22,15 @@ def table(layers: Sequence[LayerPlan]) -> Table:
     for header in HEADERS:
         made.add_column(header, justify="right" if header in RIGHT else "left", overflow="fold")
     for layer in layers:
-        made.add_row(*_cells(layer))
+        made.add_row(*map(escape, _cells(layer)))
     return made
 
 
 def render(layers: Sequence[LayerPlan]) -> str:
     """Return the table as plain text."""
     text = io.StringIO()
-    Console(file=text, width=WIDTH, no_color=True).print(table(layers))
+    # Neither FORCE_COLOR nor a notebook may put anything but text there.
+    Console(file=text, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False).print(table(layers))
     return text.getvalue()
 
 

@@ -44,6 +44,7 @@ def test_two_processes_keep_each_others_times(cache):
         '{"version": 1, "times": {"a": {"k": "fast"}}}',
         '{"version": 1, "times": {"a": {"k": -1.0}}}',
         '{"version": 1, "times": {"a": {"k": NaN}}}',
+        '{"version": 1, "times": {"a": {"k": Infinity}}}',
     ],
 )
 def test_a_corrupt_file_is_ignored_with_a_warning_and_written_anew(cache, text):
@@ -99,3 +100,25 @@ def test_another_machine_or_build_has_another_file(cache, monkeypatch):
         found.save()
     assert len(list(cache.iterdir())) == 2
     assert {json.loads(path.read_text())["machine"]["build"] for path in cache.iterdir()} == {"one", "two"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_warning(cache, monkeypatch):
+    def forbidden(self, *args, **kwargs):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(module.Path, "read_text", forbidden)
+    monkeypatch.setattr(module.Path, "stat", forbidden)
+    with pytest.warns(SparsekitWarning, match="ignoring the measurements in .* not yours"):
+        assert Cache().get("layer") is None
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SPARSEKIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(module.Path, "home", homeless)
+    assert module.folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert str(module.folder()) == "/somewhere/sparsekit"
