@@ -1,0 +1,82 @@
+"""Builds that lack instruction sets, or have no extension at all, run in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES_ONLY = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="the tests run without the sources")
+
+CHECK = """
+import sys
+import torch
+import sparsekit as sk
+from sparsekit.kernels import KERNELS, Problem
+from sparsekit.kernels.native import NATIVE_KERNELS, describe
+from tests.kernels.test_extension import packed_for
+from tests.numerics import assert_product
+from tests.weights import random_weight
+
+assert sk.__file__.startswith(sys.argv[1]), sk.__file__
+for kernel in NATIVE_KERNELS:
+    packed, x = packed_for(kernel, (36, 52)), random_weight((3, 52))
+    refusal = kernel.refuses(Problem(packed, 3))
+    print("refused" if refusal else "runs", kernel.name, refusal or "")
+    assert_product(sk.nn.SparseLinear.from_packed(packed)(x), x, packed.unpack())
+model = torch.nn.Sequential(torch.nn.Linear(52, 36), torch.nn.ReLU(), torch.nn.Linear(36, 8)).eval()
+sk.prune(model, sk.Magnitude(), sparsity=0.9)
+assert torch.allclose(sk.compile(model, x)(x), model(x), atol=1e-5)
+print("in use", sorted(set(describe()["in_use"].values())))
+print("built", sorted({isa for isas in describe()["built"].values() for isa in isas}))
+print("reason", describe()["reason"])
+"""
+
+
+def built(folder, **options):
+    """Copy the package without its extension, build as ``options`` say, and return what :data:`CHECK` prints."""
+    shutil.copytree(ROOT / "sparsekit", folder / "sparsekit", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    environment = {**os.environ, **options}
+    environment.pop("SPARSEKIT_ISA", None)
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp"]
+    ran = subprocess.run(
+        [*build, str(folder / "temp")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
+    command = [sys.executable, "-c", CHECK, str(folder)]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@SOURCES_ONLY
+def test_a_build_of_scalar_alone_says_so_and_multiplies(tmp_path):
+    found = built(tmp_path, SPARSEKIT_BUILD_ISAS="scalar")
+    assert found.count("runs ") == 4
+    assert "in use ['scalar']\nbuilt ['scalar']\nreason \n" in found
+
+
+@SOURCES_ONLY
+def test_without_the_extension_kernels_refuse_and_the_rest_works(tmp_path):
+    found = built(tmp_path, SPARSEKIT_NO_EXTENSION="1")
+    assert list((tmp_path / "sparsekit").glob("*.so")) == []
+    assert found.count("refused ") == 4
+    assert found.count("the extension sparsekit._C is not built (No module named 'sparsekit._C')") == 5
+    assert "in use []\nbuilt []\n" in found
+
+
+@SOURCES_ONLY
+def test_an_unknown_instruction_set_stops_the_build(tmp_path):
+    environment = {**os.environ, "SPARSEKIT_BUILD_ISAS": "avx2,sse9"}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path), "--build-temp"]
+    ran = subprocess.run(
+        [*command, str(tmp_path / "temp")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode != 0
+    assert "SPARSEKIT_BUILD_ISAS: expected some of scalar, avx2, avx512, avx512vpopcntdq, got sse9" in ran.stderr
