@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,6 +212,28 @@ def test_the_reason_is_what_the_import_said(monkeypatch):
 
     monkeypatch.setattr(extension.importlib, "import_module", fail)
     assert extension.load() == (None, "the extension sparsekit._C is not built (sparsekit._C: undefined symbol)")
+
+
+FEWER_THREADS = """
+import torch
+from sparsekit.kernels.native import NATIVE_KERNELS
+from tests.kernels.test_extension import packed_for
+from tests.numerics import assert_product
+from tests.weights import random_weight
+
+torch.set_num_threads(5)
+for kernel in NATIVE_KERNELS:
+    packed, x = packed_for(kernel, (400, 256)), random_weight((4, 256))
+    y = kernel.bind(packed)(x, None)
+    assert_product(y, x, packed.unpack())
+"""
+
+
+def test_every_share_is_computed_where_the_pool_grants_fewer_threads():
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", FEWER_THREADS]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_measures_the_machine():

@@ -187,12 +187,15 @@ def test_two_threads_share_out_all_rows(kernel, isa):
 @pytest.mark.parametrize("columns", [2**16, 2**16 + 1, 140_003])
 def test_wide_column_indices(kernel, isa, columns):
     keep = torch.zeros(9, columns, dtype=torch.bool)
-    keep[0, -40:] = keep[2, ::1000] = keep[3, 0] = keep[8, -1] = keep[4, : 2**15] = True
-    packed = CSR.pack(random_weight((9, columns)), Mask(keep))
-    assert (packed.column_indices.dtype == torch.int32) == (columns > 2**16)
-    with running(kernel, isa, threads=2):
-        for batch in (1, 2, 5):
-            check(kernel, packed, random_weight((batch, columns)), random_weight((9,)))
+    keep[0, -40:] = keep[2, ::10_000] = keep[3, 0] = keep[8, -1] = True
+    weight = random_weight((9, columns))
+    for full in (0, 2**15):  # columns of a row: few entries make wide tiles
+        keep[4, :full] = True
+        packed = CSR.pack(weight, Mask(keep))
+        assert (packed.column_indices.dtype == torch.int32) == (columns > 2**16)
+        with running(kernel, isa, threads=2):
+            for batch in (1, 5):
+                check(kernel, packed, random_weight((batch, columns)), random_weight((9,)))
 
 
 @pytest.mark.parametrize("isa", ISAS[:3])
