@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sparsekit.errors import MaskError
 from sparsekit.patterns import NM, Block, Pattern, Remainder, Unstructured
-from sparsekit.patterns.base import as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ def read_mask(weight: Tensor) -> Mask:
 
 def _explained(pattern: Block | NM, keep: Tensor, zeros: int) -> bool:
     """Whether the whole units of ``pattern`` hold as many zeros as it would have made, and nearly all there are."""
-    units = pattern.pool(as_matrix(keep.float()))
+    units = pattern.pool(keep.float())
     if isinstance(pattern, NM):
         made = units.numel() * (1.0 - pattern.n / pattern.m)
         return 0.98 * made <= zeros <= 1.02 * made

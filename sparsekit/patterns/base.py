@@ -34,8 +34,8 @@ class Remainder:
 class Pattern(ABC):
     """The sets of kept weights that are legal for one weight tensor.
 
-    A weight of shape ``(out, in, ...)`` is seen as the matrix ``(out, in * ...)``: one row per output. A pattern
-    divides that matrix into *units* that stay or go as a whole.
+    A weight of shape ``(out, in, ...)`` has the matrix view ``(out, in * ...)``: one row per output. A pattern divides
+    the weight into *units* that stay or go as a whole, laid out in rows and columns as in that matrix.
     """
 
     fixes_sparsity: ClassVar[bool] = False
@@ -46,9 +46,12 @@ class Pattern(ABC):
         sides = [str(getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(sides)})"
 
-    @property
-    def width(self) -> int:
-        """Columns that have to be chosen together: a matrix cut at its multiples is chosen part by part."""
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        """Say in half a sentence why a weight of ``shape`` cannot have this pattern; None where it can."""
+        return None
+
+    def span(self, shape: tuple[int, ...]) -> int:
+        """Columns of the matrix view that have to be chosen together: cut at its multiples, it is chosen in parts."""
         return 1
 
     @abstractmethod
@@ -56,15 +59,15 @@ class Pattern(ABC):
         """Score of each unit.
 
         Args:
-            scores: ``(rows, columns)``, higher = keep.
+            scores: ``(out, in, ...)``, higher = keep.
 
         Returns:
             ``(unit rows, unit columns)``; a unit's score is the sum of its members' scores.
         """
 
     @abstractmethod
-    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Inverse of :meth:`pool` for a boolean choice of units; the remainder is True (kept dense)."""
+    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Inverse of :meth:`pool` for a boolean choice of units: ``shape``, True where kept or left over."""
 
     @abstractmethod
     def admits(self, keep: Tensor) -> bool:
@@ -118,12 +121,11 @@ class Pattern(ABC):
         Raises:
             PatternError: the scores contain NaN.
         """
-        matrix = as_matrix(scores)
-        if bool(torch.isnan(matrix).any()):
-            raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(matrix).sum())} NaN")
-        units = self.pool(matrix)
+        if bool(torch.isnan(scores).any()):
+            raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(scores).sum())} NaN")
+        units = self.pool(scores)
         keep = self.keep(units if by_row else units.reshape(1, -1), gone).reshape(units.shape)
-        return self.spread(keep, (matrix.shape[0], matrix.shape[1])).reshape(scores.shape)
+        return self.spread(keep, tuple(scores.shape))
 
     def keep(self, units: Tensor, gone: int) -> Tensor:
         """True at all but the ``gone`` lowest of each row of ``units`` ``(rows, n)``; ties go to the lower index."""
@@ -131,7 +133,7 @@ class Pattern(ABC):
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return ``(unit rows, unit columns)`` of a weight of ``shape``."""
-        units = self.pool(as_matrix(torch.empty(shape, device="meta")))
+        units = self.pool(torch.empty(shape, device="meta"))
         return units.shape[0], units.shape[1]
 
 

@@ -30,8 +30,7 @@ class Block(Pattern):
         if not all(isinstance(side, int) and side >= 1 for side in (self.rows, self.columns)):
             raise PatternError(f"Block: expected integer sides of at least 1, got {self.rows} x {self.columns}")
 
-    @property
-    def width(self) -> int:
+    def span(self, shape: tuple[int, ...]) -> int:
         """Return the columns of a block."""
         return self.columns
 
@@ -41,13 +40,13 @@ class Block(Pattern):
 
     def pool(self, scores: Tensor) -> Tensor:
         """Return the sum of the scores of each whole block, in float64 so that ties stay ties."""
-        return self._tiles(scores.double()).sum(dim=(1, 3))
+        return self._tiles(as_matrix(scores).double()).sum(dim=(1, 3))
 
-    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Repeat each block's choice over its weights; trailing rows and columns are kept."""
         keep = units.new_ones(shape, dtype=torch.bool)
         whole = units.repeat_interleave(self.rows, dim=0).repeat_interleave(self.columns, dim=1)
-        keep[: whole.shape[0], : whole.shape[1]] = whole
+        as_matrix(keep)[: whole.shape[0], : whole.shape[1]] = whole
         return keep
 
     def admits(self, keep: Tensor) -> bool:

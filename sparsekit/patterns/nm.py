@@ -33,8 +33,7 @@ class NM(Pattern):
         if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n <= self.m):
             raise PatternError(f"NM: expected integers 1 <= n <= m (keep n of every m), got n={self.n}, m={self.m}")
 
-    @property
-    def width(self) -> int:
+    def span(self, shape: tuple[int, ...]) -> int:
         """Return the columns of a group."""
         return self.m
 
@@ -50,13 +49,14 @@ class NM(Pattern):
         return Remainder(0, torch.Size(shape[1:]).numel() % self.m)
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Return ``scores`` without the trailing columns that do not fill a group."""
-        return scores[:, : scores.shape[1] - scores.shape[1] % self.m]
+        """Return the matrix view of ``scores`` without the trailing columns that do not fill a group."""
+        matrix = as_matrix(scores)
+        return matrix[:, : matrix.shape[1] - matrix.shape[1] % self.m]
 
-    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Append the trailing columns, kept."""
         keep = units.new_ones(shape, dtype=torch.bool)
-        keep[:, : units.shape[1]] = units
+        as_matrix(keep)[:, : units.shape[1]] = units
         return keep
 
     def select(self, scores: Tensor, sparsity: float | None = None, *, by_row: bool = False) -> Tensor:
@@ -69,5 +69,5 @@ class NM(Pattern):
 
     def admits(self, keep: Tensor) -> bool:
         """Whether no whole group keeps more than ``n``."""
-        groups = self.pool(as_matrix(keep)).reshape(-1, self.m)
+        groups = self.pool(keep).reshape(-1, self.m)
         return bool((groups.sum(dim=1) <= self.n).all())

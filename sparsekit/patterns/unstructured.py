@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsekit.patterns.base import Pattern
+from sparsekit.patterns.base import Pattern, as_matrix
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,12 @@ class Unstructured(Pattern):
     """Every set of kept weights is legal; the unit is one weight."""
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Return ``scores`` as they are: a unit is one weight."""
-        return scores
+        """Return the matrix view of ``scores``: a unit is one weight."""
+        return as_matrix(scores)
 
-    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return ``units`` as they are: a unit is one weight."""
-        return units
+    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return ``units`` in ``shape``: a unit is one weight."""
+        return units.reshape(shape)
 
     def admits(self, keep: Tensor) -> bool:
         """Return True: every set is legal."""

@@ -183,6 +183,6 @@ def test_nan_scores_are_refused(pattern):
 def test_cutting_at_multiples_of_the_width(pattern):
     """What a solver relies on: units of a part are the units of the whole."""
     assert pattern.grid((6, 12)) == tuple(pattern.pool(torch.ones(6, 12)).shape)
-    cut = 2 * pattern.width
+    cut = 2 * pattern.span((6, 12))
     parts = [pattern.grid((6, cut))[1], pattern.grid((6, 12 - cut))[1]]
     assert sum(parts) == pattern.grid((6, 12))[1]

@@ -8,7 +8,6 @@ from torch.nn.utils import parametrizations
 
 from sparsekit.errors import CalibrationError, LayerError, PatternError, PruningError, SparsekitError
 from sparsekit.patterns import NM, Block, Unstructured
-from sparsekit.patterns.base import as_matrix
 from sparsekit.pruning import ERK, Criterion, Global, Magnitude, Random, SparseGPT, Uniform, Wanda, prune
 
 
@@ -146,7 +145,7 @@ def test_global_equals_a_sort_of_all_weights():
 def test_global_ranks_blocks_by_their_sums():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 12))
     pattern = Block(4, 4)
-    sums = torch.cat([pattern.pool(as_matrix(layer.weight.detach().abs())).reshape(-1) for layer in model])
+    sums = torch.cat([pattern.pool(layer.weight.detach().abs()).reshape(-1) for layer in model])
     masks = prune(model, Magnitude(), pattern, 0.5, allocation=Global())
     kept = torch.cat([pattern.pool(mask.keep.float()).reshape(-1) for mask in masks.values()]) > 0
     assert torch.equal(kept, sums >= sums.sort().values[5])

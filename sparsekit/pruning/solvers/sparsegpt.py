@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
@@ -49,7 +50,7 @@ class SparseGPT(Solver):
     def solve(self, problem: LayerProblem) -> Solution:
         """Solve one layer; see :meth:`Solver.solve`. A grouped convolution has one ``H`` per group of rows."""
         matrix = as_matrix(problem.weight)
-        slabs = self._slabs(problem.pattern, (matrix.shape[0], matrix.shape[1]), problem.sparsity)
+        slabs = self._slabs(problem.pattern, tuple(problem.weight.shape), problem.sparsity)
         gram = problem.stats[Gram]
         if not matrix.numel() or not (problem.pattern.fixes_sparsity or any(gone for _, _, gone in slabs)):
             return Solution(problem.weight.clone(), torch.ones_like(problem.weight, dtype=torch.bool))
@@ -62,19 +63,21 @@ class SparseGPT(Solver):
         keep = torch.ones_like(weight, dtype=torch.bool)
         for start, stop, gone in slabs:
             slab = weight[:, start:stop]
-            errors = _solve_slab(slab, factor[:, start:stop, start:stop], keep[:, start:stop], problem.pattern, gone)
+            kept = keep[:, start:stop]
+            errors = _solve_slab(slab, factor[:, start:stop, start:stop], kept, problem, gone)
             weight[:, stop:].baddbmm_(factor[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
         shape = problem.weight.shape
         return Solution(_rows_first(weight).reshape(shape), _rows_first(keep).reshape(shape))
 
-    def _slabs(self, pattern: Pattern, shape: tuple[int, int], sparsity: float) -> list[tuple[int, int, int]]:
+    def _slabs(self, pattern: Pattern, shape: tuple[int, ...], sparsity: float) -> list[tuple[int, int, int]]:
         """Cut the columns into slabs ``(start, stop, units that go)`` whose counts add up to the exact total."""
-        width = -(-self.block_size // pattern.width) * pattern.width
+        span, columns = pattern.span(shape), math.prod(shape[1:])
+        width = -(-self.block_size // span) * span
         high, wide = pattern.grid(shape)
         total, done, units, slabs = removed(sparsity, high * wide), 0, 0, []
-        for start in range(0, shape[1], width):
-            stop = min(start + width, shape[1])
-            units += high * pattern.grid((shape[0], stop - start))[1]
+        for start in range(0, columns, width):
+            stop = min(start + width, columns)
+            units += high * pattern.grid(_part(shape, stop - start))[1]
             due = total * units // max(1, high * wide)
             slabs.append((start, stop, due - done))
             done = due
@@ -124,23 +127,30 @@ def _factor(hessian: Tensor, damping: float) -> Tensor | None:
     return factor if bool(torch.isfinite(factor).all()) else None
 
 
-def _solve_slab(slab: Tensor, factor: Tensor, keep: Tensor, pattern: Pattern, gone: int) -> Tensor:
+def _part(shape: tuple[int, ...], columns: int) -> tuple[int, ...]:
+    """The shape of ``columns`` columns of a weight of ``shape``: with its kernels where they are whole."""
+    taps = math.prod(shape[2:])
+    return (shape[0], columns // taps, *shape[2:]) if columns % taps == 0 else (shape[0], columns)
+
+
+def _solve_slab(slab: Tensor, factor: Tensor, keep: Tensor, problem: LayerProblem, gone: int) -> Tensor:
     """Choose and remove in place in one slab; return each removal's error for the columns to the right.
 
     Args:
         slab: ``(groups, columns, rows)``, the weights.
         factor: ``(groups, columns, columns)``, the slab's part of ``U``.
         keep: like ``slab``, bool; the choice is written here.
-        pattern: what chooses.
+        problem: whose pattern chooses.
         gone: units of the pattern that go.
     """
-    columns = slab.shape[1]
+    columns, shape, pattern = slab.shape[1], tuple(problem.weight.shape), problem.pattern
     diagonal = factor.diagonal(dim1=1, dim2=2).unsqueeze(2)
     errors = torch.empty_like(slab)
-    step = pattern.width if pattern.fixes_sparsity else columns
+    step = pattern.span(shape) if pattern.fixes_sparsity else columns
     for start in range(0, columns, step):
         now = slice(start, start + step)
-        chosen = pattern.choose(_rows_first((slab[:, now] / diagonal[:, now]).square()), gone)
+        scores = _rows_first((slab[:, now] / diagonal[:, now]).square())
+        chosen = pattern.choose(scores.reshape(_part(shape, scores.shape[1])), gone)
         keep[:, now] = chosen.reshape(slab.shape[0], slab.shape[2], -1).transpose(1, 2)
         for j in range(start, min(start + step, columns)):
             error = torch.where(keep[:, j], 0.0, slab[:, j]) / diagonal[:, j]
