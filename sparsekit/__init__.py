@@ -18,7 +18,7 @@ from sparsekit.errors import (
 from sparsekit.mask import Mask, read_mask
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.planning import Plan, compile, plan
-from sparsekit.pruning import ERK, Global, Magnitude, Random, SparseGPT, Uniform, Wanda, prune
+from sparsekit.pruning import ERK, Global, Magnitude, MagnitudeGradient, Random, SparseGPT, Uniform, Wanda, prune
 
 __all__ = [
     "ERK",
@@ -32,6 +32,7 @@ __all__ = [
     "KernelError",
     "LayerError",
     "Magnitude",
+    "MagnitudeGradient",
     "Mask",
     "MaskError",
     "PatternError",

@@ -27,6 +27,17 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+
+
 def expect_module(model: object, name: str = "model") -> None:
     """Raise :class:`LayerError` unless ``model``, the argument called ``name``, is a module."""
     if not isinstance(model, nn.Module):

@@ -35,6 +35,8 @@ FAMILIES = {
     "sparsekit.patterns": ("PATTERNS", "base.Pattern"),
     "sparsekit.pruning.criteria": ("CRITERIA", "base.Criterion"),
     "sparsekit.pruning.solvers": ("SOLVERS", "base.Solver"),
+    "sparsekit.pruning.searches": ("SEARCHES", "base.Search"),
+    "sparsekit.pruning.allocations": ("ALLOCATIONS", "base.Allocation"),
     "sparsekit.formats": ("FORMATS", "base.Format"),
 }
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -74,12 +74,19 @@ def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: b
     from safetensors.torch import save_model
 
     from sparsekit.cli.summary import summarise, summary_table
+    from sparsekit.pruning import SampledOutput
     from sparsekit.pruning import prune as prune_model
+    from sparsekit.pruning.prune import reads_batches
 
     source = load_source(model)
-    batches = source.batches(amounts["texts"]) if method.needs else None
     masks = prune_model(
-        source.model, method, pattern=pattern, sparsity=amounts["sparsity"], batches=batches, progress=not as_json
+        source.model,
+        method,
+        pattern=pattern,
+        sparsity=amounts["sparsity"],
+        batches=source.batches(amounts["texts"]) if reads_batches(method) else None,
+        loss_fn=SampledOutput(),
+        progress=not as_json,
     )
     if output:
         save_model(source.model, str(output))

@@ -10,9 +10,9 @@ import click
 
 from sparsekit.errors import SparsekitError
 from sparsekit.patterns import NM, Block, Pattern, Unstructured
-from sparsekit.pruning import CRITERIA, SOLVERS, Criterion, Solver
+from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion, Search, Solver
 
-KINDS: tuple[type[Criterion] | type[Solver], ...] = (*CRITERIA, *SOLVERS)
+KINDS: tuple[type[Criterion] | type[Solver] | type[Search], ...] = (*CRITERIA, *SOLVERS, *SEARCHES)
 METHODS = {kind.__name__.lower(): kind for kind in KINDS}
 GROUP = re.compile(r"(\d+):(\d+)")
 SIDES = re.compile(r"(\d+)x(\d+)")

@@ -11,13 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.batches import call_model, describe, evaluating
+from sparsekit.batches import describe, evaluating
 from sparsekit.errors import CalibrationError
 from sparsekit.pruning.replay import Replay
-from sparsekit.pruning.statistics import LayerStatistics, Statistic, groups_of, input_rows
-from sparsekit.pruning.targets import Target
+from sparsekit.pruning.statistics import (
+    InputStatistic,
+    LayerStatistics,
+    ModelView,
+    Statistic,
+    Target,
+    groups_of,
+    input_rows,
+)
 
-Needs = tuple[type[Statistic], ...]
+InputNeeds = Sequence[type[InputStatistic]]
 Run = Callable[[int, Any], object]
 Visit = Callable[[Target, LayerStatistics], None]
 
@@ -34,7 +41,7 @@ class _Group:
     once: bool
 
 
-def calibrate(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any], needs: Needs, visit: Visit) -> None:
+def calibrate(view: ModelView, needs: InputNeeds, visit: Visit) -> None:
     """Call ``visit(target, statistics)`` for each target in execution order; ``visit`` writes its new weight.
 
     A first run finds the order, and which layers get the same input tensor (query, key and value): these share one
@@ -46,28 +53,26 @@ def calibrate(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any
     Raises:
         CalibrationError: there are no batches, the model refuses one, a layer is never reached, or inputs hold NaN.
     """
-    with _watched_eval(model):
-        groups = _order(model, targets, batches)
-        with Replay(model, [target.weight for target in targets]) as replay:
+    with _watched_eval(view.model):
+        groups = _order(view)
+        with Replay(view.model, [target.weight for target in view.targets]) as replay:
             for group in groups:
-                run = partial(replay.run, [target.weight for target in group.targets])
-                (stats,) = _collect(run, [group], batches, needs, stop=group.once)
+                run = partial(replay.run, [target.weight for target in group.targets], view.run)
+                (stats,) = _collect(run, [group], view.batches, needs, stop=group.once)
                 for target in group.targets:
                     visit(target, LayerStatistics(target.name, stats))
                     replay.changed(target.weight)
 
 
-def survey(
-    model: nn.Module, targets: Sequence[Target], batches: Sequence[Any], needs: Needs
-) -> dict[str, LayerStatistics]:
+def survey(view: ModelView, needs: InputNeeds) -> dict[str, LayerStatistics]:
     """Collect the statistics of all targets from the model as it is, by parameter name.
 
     Raises:
         CalibrationError: as :func:`calibrate`.
     """
-    with _watched_eval(model):
-        groups = _order(model, targets, batches)
-        found = _collect(lambda _, batch: call_model(model, batch), groups, batches, needs, stop=False)
+    with _watched_eval(view.model):
+        groups = _order(view)
+        found = _collect(lambda _, batch: view.run(batch), groups, view.batches, needs, stop=False)
     return {
         target.name: LayerStatistics(target.name, stats)
         for group, stats in zip(groups, found)
@@ -131,14 +136,14 @@ class _Trace:
         self.inputs.setdefault(target, []).append(self.count)
 
 
-def _order(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any]) -> list[_Group]:
+def _order(view: ModelView) -> list[_Group]:
     """Run every batch once; return the targets in execution order, grouped by shared input."""
     traces: list[_Trace] = []
     order: list[Target] = []
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(view.batches):
         trace = _Trace()
-        with _watching(targets, trace.see):
-            _attempt(lambda _, batch: call_model(model, batch), index, batch)
+        with _watching(view.targets, trace.see):
+            _attempt(lambda _, batch: view.run(batch), index, batch)
         trace.last = None
         traces.append(trace)
         place = 0  # what only this batch reaches goes right behind what it was reached after
@@ -146,9 +151,10 @@ def _order(model: nn.Module, targets: Sequence[Target], batches: Sequence[Any]) 
             if target not in order:
                 order.insert(place, target)
             place = order.index(target) + 1
-    for target in targets:
+    for target in view.targets:
         if target not in order:
-            raise CalibrationError(f"{target.name}: expected batches that reach it, got {len(batches)} that do not")
+            count = len(view.batches)
+            raise CalibrationError(f"{target.name}: expected batches that reach it, got {count} that do not")
     groups: list[_Group] = []
     for target in order:
         once = all(len(trace.inputs.get(target, [])) <= 1 for trace in traces)
@@ -174,8 +180,8 @@ def _share_input(one: Target, other: Target, traces: Sequence[_Trace]) -> bool:
 
 
 def _collect(
-    run: Run, groups: Sequence[_Group], batches: Sequence[Any], needs: Needs, *, stop: bool
-) -> list[dict[type[Statistic], Statistic]]:
+    run: Run, groups: Sequence[_Group], batches: Sequence[Any], needs: InputNeeds, *, stop: bool
+) -> list[dict[type[Statistic], InputStatistic]]:
     """Collect the statistics of each group from its first target; ``stop`` each run once that has got its input."""
     found = {group.targets[0]: _start(group.targets[0], needs) for group in groups}
     for index, batch in enumerate(batches):
@@ -196,14 +202,14 @@ def _collect(
     return list(found.values())
 
 
-def _start(target: Target, needs: Needs) -> dict[type[Statistic], Statistic]:
+def _start(target: Target, needs: InputNeeds) -> dict[type[Statistic], InputStatistic]:
     """Empty statistics for ``target``, in float32 unless its weight is float64."""
     layer, weight = target.layers[0], target.weight
     like = torch.empty(0, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
     return {kind: kind(groups_of(layer), weight[:1].numel(), like) for kind in needs}
 
 
-def _check(target: Target, statistic: Statistic) -> None:
+def _check(target: Target, statistic: InputStatistic) -> None:
     """Raise :class:`CalibrationError` unless ``statistic`` is of something, and finite."""
     if statistic.rows == 0:
         raise CalibrationError(f"{target.name}: expected inputs from the batches, got none")

@@ -8,13 +8,13 @@ the next run, so that all runs together cost about one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparsekit.batches import call_model
+from sparsekit.batches import tensors_in
 
 ROOM = 2 << 30
 """Bytes of outputs kept; what finds no room is computed again."""
@@ -88,12 +88,12 @@ class Replay:
                 module.forward = own
         self.outputs.clear()
 
-    def run(self, before: Iterable[Tensor], index: int, batch: Any) -> Any:
-        """Call the model with ``batch``, the one numbered ``index``; the parameters ``before`` change next."""
+    def run(self, before: Iterable[Tensor], forward: Callable[[Any], Any], index: int, batch: Any) -> Any:
+        """Let ``forward`` run the model on ``batch``, number ``index``; the parameters ``before`` change next."""
         self.stack = [_Call((index,))]
         self.used = set()
         self.next = frozenset(id(parameter) for parameter in before)
-        return call_model(self.model, batch)
+        return forward(batch)
 
     def changed(self, parameter: Tensor) -> None:
         """Forget what depends on ``parameter``, which has got its final value."""
@@ -139,7 +139,7 @@ class Replay:
         """Keep ``value`` unless it is about to change, cannot be watched, or finds no room."""
         if self.used & self.next or not _watchable(value):
             return False
-        size = sum(tensor.nbytes for tensor in _tensors(value))
+        size = sum(tensor.nbytes for tensor in tensors_in(value))
         if size > self.room:
             return False
         self._forget(key)
@@ -153,20 +153,9 @@ class Replay:
         self.room += output.size if output is not None else 0
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-
-
 def _versions(value: Any) -> tuple[int, ...]:
     """How often each tensor in ``value`` has been written into."""
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in _tensors(value))
+    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in tensors_in(value))
 
 
 def _watchable(value: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from sparsekit.batches import expect_module
 from sparsekit.errors import LayerError
-from sparsekit.pruning.statistics import Layer
+from sparsekit.pruning.statistics import Layer, Target
 
 Choice = Callable[[str, nn.Module], bool] | Iterable[str] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """A parameter to prune: its name, itself, and every layer that uses it (several where weights are tied)."""
-
-    name: str
-    weight: nn.Parameter
-    layers: tuple[Layer, ...]
 
 
 def find_targets(model: nn.Module, choice: Choice = None) -> list[Target]:

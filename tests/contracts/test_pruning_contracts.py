@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sparsekit.patterns import NM, PATTERNS, Block, Unstructured
 from sparsekit.patterns.base import removed
-from sparsekit.pruning import ALLOCATIONS, CRITERIA, SOLVERS, LayerStatistics, Uniform, prune
-from sparsekit.pruning.statistics import groups_of, input_rows
+from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, ModelView, Uniform, prune
+from sparsekit.pruning.targets import find_targets
+from sparsekit.pruning.walk import surveyed
 
 EXAMPLES = {
     Unstructured: [Unstructured()],
@@ -17,21 +19,33 @@ EXAMPLES = {
     Block: [Block(4, 4), Block(2, 8), Block(3, 5)],
 }
 MADE = [pattern for kind in PATTERNS for pattern in EXAMPLES[kind]]
-METHODS = [*CRITERIA, *SOLVERS]
+METHODS = [*CRITERIA, *SOLVERS, *SEARCHES]
 
 
-def statistics(layer, kinds, inputs):
-    collected = {kind: kind(groups_of(layer), layer.weight[0].numel(), torch.empty(0)) for kind in kinds}
-    for rows in input_rows(layer, inputs):
-        for statistic in collected.values():
-            statistic.add(rows)
-    return LayerStatistics("layer.weight", collected)
+def loss_fn(model, batch):
+    return F.cross_entropy(model(batch).flatten(1), batch.flatten(1).sum(dim=1).gt(0).long())
+
+
+class Moments(nn.Module):
+    """Two logits that do not depend on the order of their inputs."""
+
+    def forward(self, x):
+        return torch.stack([x.flatten(1).mean(dim=1), x.flatten(1).square().mean(dim=1)], dim=1)
+
+
+def statistics(layer, method, inputs):
+    """What a method needs to know of a layer that BatchNorm and a loss follow."""
+    norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+    model = nn.Sequential(layer, norm(layer.weight.shape[0]), nn.ReLU(), Moments())
+    view = ModelView(model, find_targets(model, ["0"]), [inputs], loss_fn)
+    ((_, stats),) = surveyed(view, method.statistics())
+    return stats
 
 
 def setting(kind, seed=0):
     torch.manual_seed(seed)
-    layer = nn.Linear(20, 12)
-    return layer, layer.weight.detach().clone(), statistics(layer, kind.needs, torch.randn(32, 20))
+    layer, inputs = nn.Linear(20, 12), torch.randn(32, 20)
+    return layer, layer.weight.detach().clone(), statistics(layer, kind(), inputs)
 
 
 def sparsity_for(pattern, wanted):
@@ -91,13 +105,15 @@ class TestEveryCriterion:
     def test_scores_have_the_weight_s_shape_and_are_finite_for_zeros(self, kind):
         layer, weight, _ = setting(kind)
         for given, inputs in ((weight, torch.zeros(4, 20)), (weight * 0, torch.randn(4, 20))):
-            scores = kind().score(given, statistics(layer, kind.needs, inputs))
+            with torch.no_grad():
+                layer.weight.copy_(given)
+            scores = kind().score(given, statistics(layer, kind(), inputs))
             assert scores.shape == weight.shape
             assert scores.isfinite().all()
 
     def test_scores_of_a_grouped_convolution(self, kind):
         layer = nn.Conv2d(4, 6, 3, groups=2)
-        stats = statistics(layer, kind.needs, torch.randn(2, 4, 5, 5))
+        stats = statistics(layer, kind(), torch.randn(2, 4, 5, 5))
         assert kind().score(layer.weight.detach(), stats).shape == layer.weight.shape
 
     def test_permutation_of_inputs_and_outputs(self, kind):
@@ -107,8 +123,12 @@ class TestEveryCriterion:
         layer, inputs = nn.Linear(20, 12), torch.randn(32, 20)
         weight = layer.weight.detach()
         rows, columns = torch.randperm(12), torch.randperm(20)
-        scores = kind().score(weight, statistics(layer, kind.needs, inputs))
-        moved = kind().score(weight[rows][:, columns], statistics(layer, kind.needs, inputs[:, columns]))
+        scores = kind().score(weight, statistics(layer, kind(), inputs))
+        other = nn.Linear(20, 12)
+        with torch.no_grad():
+            other.weight.copy_(weight[rows][:, columns])
+            other.bias.copy_(layer.bias[rows])
+        moved = kind().score(other.weight.detach(), statistics(other, kind(), inputs[:, columns]))
         torch.testing.assert_close(moved, scores[rows][:, columns])
 
     def test_is_a_value(self, kind):
@@ -132,7 +152,7 @@ def test_every_method_prunes_a_network(kind, pattern):
     before = {name: value.detach().clone() for name, value in parameters.items()}
     sparsity = sparsity_for(pattern, 0.5)
     batches = (torch.randn(4, 3, 5, 5) for _ in range(2))
-    masks = prune(model, kind(), pattern, sparsity, batches=batches)
+    masks = prune(model, kind(), pattern, sparsity, batches=batches, loss_fn=loss_fn)
     assert list(masks) == ["0.weight", "2.weight", "4.weight"]
     for name, value in model.named_parameters():
         assert value is parameters[name]
@@ -153,7 +173,7 @@ def test_every_method_prunes_a_network(kind, pattern):
 def test_sparsity_0_changes_nothing(kind):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    masks = prune(model, kind(), sparsity=0.0, batches=[torch.randn(4, 3, 5, 5)])
+    masks = prune(model, kind(), sparsity=0.0, batches=[torch.randn(4, 3, 5, 5)], loss_fn=loss_fn)
     assert all(mask.keep.all() for mask in masks.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -164,8 +184,8 @@ def test_pruning_twice_keeps_the_mask(kind):
     if kind.__name__ == "Random":
         pytest.skip("random scores do not see the weights")
     model, batches = network(), [torch.randn(16, 3, 5, 5)]
-    first = prune(model, kind(), sparsity=0.5, batches=batches, layers=["4"])
-    second = prune(model, kind(), sparsity=0.5, batches=batches, layers=["4"])
+    first = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
+    second = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
     assert torch.equal(first["4.weight"].keep | second["4.weight"].keep, first["4.weight"].keep)
 
 
@@ -176,9 +196,9 @@ def test_every_allocation_with_every_method(kind, allocation):
     refused = allocation.compares_scores and (kind in SOLVERS or kind.by_row)
     if refused:
         with pytest.raises(ValueError, match="ranks scores across layers"):
-            prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches)
+            prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
         return
-    masks = prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches)
+    masks = prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
     total = sum(mask.keep.numel() for mask in masks.values())
     rows = sum(mask.shape[0] for mask in masks.values())
     assert abs(sum(mask.nnz for mask in masks.values()) - total / 2) <= (
@@ -186,4 +206,4 @@ def test_every_allocation_with_every_method(kind, allocation):
     )
     if allocation is not Uniform:
         with pytest.raises(ValueError, match="nothing to share out"):
-            prune(model, kind(), NM(2, 4), allocation=allocation(), batches=batches)
+            prune(model, kind(), NM(2, 4), allocation=allocation(), batches=batches, loss_fn=loss_fn)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from sparsekit.errors import CalibrationError
 from sparsekit.pruning.calibration import calibrate, survey
 from sparsekit.pruning.replay import Replay
-from sparsekit.pruning.statistics import Gram, InputNorm, input_rows
+from sparsekit.pruning.statistics import Gram, InputNorm, ModelView, input_rows
 from sparsekit.pruning.targets import find_targets
 
 
@@ -165,7 +165,7 @@ def test_every_layer_sees_what_a_naive_rerun_gives_it(case, room, monkeypatch):
         order.append(target.name)
         target.weight.data.mul_(0.5)
 
-    calibrate(model, targets, copy.deepcopy(batches), (Gram, InputNorm), visit)
+    calibrate(ModelView(model, targets, copy.deepcopy(batches)), (Gram, InputNorm), visit)
     assert sorted(order) == sorted(target.name for target in targets)
     if case == "shared":
         assert [name.split(".")[0] for name in order] == ["block", "rare", "mid", "head", "tail"]
@@ -190,7 +190,7 @@ def test_survey_sees_the_model_as_it_is():
     torch.manual_seed(0)
     model, batches = Encoder().eval(), encoder_batches()
     targets = find_targets(model)
-    found = survey(model, targets, batches, (Gram,))
+    found = survey(ModelView(model, targets, batches), (Gram,))
     for name, rows in naive(model, targets, batches).items():
         torch.testing.assert_close(found[name][Gram].sum.double(), rows.transpose(1, 2) @ rows, rtol=1e-4, atol=1e-4)
         assert found[name].name == name
@@ -199,7 +199,9 @@ def test_survey_sees_the_model_as_it_is():
 def test_layers_with_the_same_input_share_one_collection():
     stats = {}
     model = Encoder()
-    calibrate(model, find_targets(model), encoder_batches(), (Gram,), lambda t, s: stats.update({t.name: s[Gram]}))
+    calibrate(
+        ModelView(model, find_targets(model), encoder_batches()), (Gram,), lambda t, s: stats.update({t.name: s[Gram]})
+    )
     assert stats["layers.1.query.weight"] is stats["layers.1.key.weight"] is stats["layers.1.value.weight"]
     assert stats["layers.1.out.weight"] is not stats["layers.1.value.weight"]
 
@@ -210,7 +212,7 @@ def test_all_runs_together_compute_about_two_forwards(monkeypatch):
     calls = []
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda *args: (calls.append(1), linear(*args))[1])
-    calibrate(model, find_targets(model), [torch.randn(2, 4)], (InputNorm,), lambda *_: None)
+    calibrate(ModelView(model, find_targets(model), [torch.randn(2, 4)]), (InputNorm,), lambda *_: None)
     assert len(calls) == 12 + 11  # the last layer's output is never needed
 
 
@@ -219,7 +221,7 @@ def test_what_is_kept_stays_within_its_room():
     weights = [layer.weight for layer in model]
     with torch.no_grad(), Replay(model, weights, room=100) as replay:  # an output takes 32 bytes
         for weight in weights:
-            replay.run([weight], 0, torch.randn(2, 4))
+            replay.run([weight], model, 0, torch.randn(2, 4))
             replay.changed(weight)
             assert replay.room == 100 - 32 * len(replay.outputs) >= 0
         assert len(replay.outputs) == 3
@@ -231,7 +233,7 @@ def test_a_call_that_is_kept_replaces_those_inside_it():
     kept = []
     with torch.no_grad(), Replay(model, weights) as replay:
         for weight in weights:
-            replay.run([weight], 0, torch.randn(2, 4))
+            replay.run([weight], model, 0, torch.randn(2, 4))
             replay.changed(weight)
             kept.append(len(replay.outputs))
     assert kept == [0, 1, 1]
@@ -243,7 +245,7 @@ def test_writing_in_place_does_not_bring_the_square_back(monkeypatch):
     calls = []
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda *args: (calls.append(1), linear(*args))[1])
-    calibrate(model, find_targets(model), [torch.randn(2, 4)], (InputNorm,), lambda *_: None)
+    calibrate(ModelView(model, find_targets(model), [torch.randn(2, 4)]), (InputNorm,), lambda *_: None)
     assert len(calls) <= 3 * 12
 
 
@@ -251,7 +253,9 @@ def test_a_model_that_calls_the_same_block_again_is_not_stopped_early():
     block = nn.Linear(3, 3)
     model = nn.Sequential(block, nn.Tanh(), block)
     rows = []
-    calibrate(model, find_targets(model), [torch.randn(2, 3)], (Gram,), lambda _, s: rows.append(s[Gram].rows))
+    calibrate(
+        ModelView(model, find_targets(model), [torch.randn(2, 3)]), (Gram,), lambda _, s: rows.append(s[Gram].rows)
+    )
     assert rows == [4]
 
 
@@ -277,9 +281,9 @@ def test_the_model_is_left_as_it_was(fail):
     targets = find_targets(model)
     if fail:
         with pytest.raises(StopHereError):
-            calibrate(model, targets, encoder_batches(), (Gram,), visit)
+            calibrate(ModelView(model, targets, encoder_batches()), (Gram,), visit)
     else:
-        calibrate(model, targets, encoder_batches(), (Gram,), visit)
+        calibrate(ModelView(model, targets, encoder_batches()), (Gram,), visit)
     assert [module.training for module in model.modules()] == flags
     assert torch.is_grad_enabled()
     assert torch.backends.mha.get_fastpath_enabled()
@@ -291,27 +295,27 @@ def test_the_model_is_left_as_it_was(fail):
 def test_a_layer_that_no_batch_reaches_is_named():
     model = Shared()
     with pytest.raises(CalibrationError, match=r"rare\.weight: expected batches that reach it, got 1 that do not"):
-        calibrate(model, find_targets(model), [(torch.arange(3), False)], (Gram,), lambda *_: None)
+        calibrate(ModelView(model, find_targets(model), [(torch.arange(3), False)]), (Gram,), lambda *_: None)
 
 
 def test_the_batch_that_the_model_refuses_is_named():
     model = nn.Sequential(nn.Linear(4, 2))
     batches = [torch.randn(2, 4), torch.randn(2, 5)]
     with pytest.raises(CalibrationError, match=r"batches\[1\]: .* got float32 \(2, 5\), and the model raised Runtime"):
-        calibrate(model, find_targets(model), batches, (Gram,), lambda *_: None)
+        calibrate(ModelView(model, find_targets(model), batches), (Gram,), lambda *_: None)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_inputs_that_are_not_finite_name_the_layer(value):
     model = nn.Sequential(nn.Linear(4, 2))
     with pytest.raises(CalibrationError, match=r"0\.weight: expected finite inputs"):
-        calibrate(model, find_targets(model), [torch.full((2, 4), value)], (Gram,), lambda *_: None)
+        calibrate(ModelView(model, find_targets(model), [torch.full((2, 4), value)]), (Gram,), lambda *_: None)
 
 
 def test_batches_without_rows():
     model = nn.Sequential(nn.Linear(4, 2))
     with pytest.raises(CalibrationError, match=r"0\.weight: expected inputs from the batches, got none"):
-        calibrate(model, find_targets(model), [torch.randn(0, 4)], (Gram,), lambda *_: None)
+        calibrate(ModelView(model, find_targets(model), [torch.randn(0, 4)]), (Gram,), lambda *_: None)
 
 
 def test_torch_transformers_run_their_layers():
@@ -321,10 +325,10 @@ def test_torch_transformers_run_their_layers():
     targets = find_targets(model, lambda name, _: "out_proj" not in name)
     names = []
     batch = {"src": torch.randn(2, 3, 8), "src_key_padding_mask": torch.tensor([[False] * 3, [False, False, True]])}
-    calibrate(model, targets, [batch], (Gram,), lambda target, _: names.append(target.name))
+    calibrate(ModelView(model, targets, [batch]), (Gram,), lambda target, _: names.append(target.name))
     assert names == [f"layers.{i}.linear{j}.weight" for i in (0, 1) for j in (1, 2)]
     with pytest.raises(CalibrationError, match=r"layers\.0\.self_attn\.out_proj\.weight"):
-        calibrate(model, find_targets(model), [torch.randn(2, 3, 8)], (Gram,), lambda *_: None)
+        calibrate(ModelView(model, find_targets(model), [torch.randn(2, 3, 8)]), (Gram,), lambda *_: None)
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"input": x}])
@@ -332,6 +336,8 @@ def test_every_kind_of_batch(wrap):
     rows = []
     model = nn.Linear(4, 2)
     calibrate(
-        model, find_targets(model), [wrap(torch.randn(3, 4))], (InputNorm,), lambda _, s: rows.append(s[InputNorm].rows)
+        ModelView(model, find_targets(model), [wrap(torch.randn(3, 4))]),
+        (InputNorm,),
+        lambda _, s: rows.append(s[InputNorm].rows),
     )
     assert rows == [3]

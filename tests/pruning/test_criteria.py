@@ -1,10 +1,13 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from sparsekit.patterns import NM, Unstructured
-from sparsekit.pruning.criteria import Magnitude, Random, Wanda
-from sparsekit.pruning.statistics import InputNorm, LayerStatistics
+from sparsekit.pruning.criteria import Magnitude, MagnitudeGradient, Random, Wanda
+from sparsekit.pruning.statistics import InputNorm, LayerStatistics, ModelView
+from sparsekit.pruning.targets import find_targets
+from sparsekit.pruning.walk import surveyed
 
 
 def norms(rows):
@@ -81,3 +84,14 @@ def test_random_is_the_same_on_every_machine():
 
 
 GOLDEN = [0.4213153574290265, 0.8652769814516594, 0.32595492960396344]
+
+
+def test_magnitude_gradient_is_the_product_with_autograd_s_gradient():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+    batches = [torch.randn(6, 5) for _ in range(3)]
+    view = ModelView(model, find_targets(model), batches, lambda model, x: model(x).square().mean())
+    sum(view.loss_fn(model, x) for x in batches).div(3).backward()
+    for target, stats in surveyed(view, MagnitudeGradient.needs):
+        wanted = (target.weight * target.weight.grad).abs()
+        torch.testing.assert_close(MagnitudeGradient().score(target.weight.detach(), stats), wanted.detach())

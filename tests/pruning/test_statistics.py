@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsekit.pruning import statistics
 from sparsekit.pruning.statistics import Gram, InputNorm, LayerStatistics, groups_of, input_rows
+from sparsekit.pruning.statistics import inputs as statistics
 
 CONVS = [
     {"kernel_size": 3},

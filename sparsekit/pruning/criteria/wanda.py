@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparsekit.pruning.criteria.base import Criterion
-from sparsekit.pruning.statistics import InputNorm, LayerStatistics, Statistic
+from sparsekit.pruning.statistics import InputNorm, LayerStatistics, Needs
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Wanda(Criterion):
     Source: Sun, Liu, Bair, Kolter 2023, "A Simple and Effective Pruning Approach for Large Language Models", eq. 1.
     """
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
+    needs: ClassVar[Needs] = (InputNorm,)
     by_row: ClassVar[bool] = True
 
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:

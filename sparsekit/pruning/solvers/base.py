@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparsekit.patterns import Pattern
-from sparsekit.pruning.statistics import LayerStatistics, Statistic
+from sparsekit.pruning.statistics import LayerStatistics, Needs
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,24 @@ class Solution:
 class Solver(ABC):
     """Removes weights of a layer and moves the others to make up for it."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = ()
+    needs: ClassVar[Needs] = ()
     """The statistics that calibration has to collect."""
+
+    def statistics(self) -> Needs:
+        """Return what this very solver needs: :attr:`needs`, unless its settings say otherwise."""
+        return self.needs
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Solution:
         """Solve one layer; exactly ``floor(sparsity * units)`` units of the pattern go."""
+
+
+class RankingSolver(Solver):
+    """A solver that scores first, so that an allocation can rank its units across layers.
+
+    :meth:`solve` removes the units with the lowest of the same scores; a score is the rise of one common loss.
+    """
+
+    @abstractmethod
+    def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
+        """Score each weight ``(out, in, ...)``, higher = keep; as :meth:`Criterion.score`."""

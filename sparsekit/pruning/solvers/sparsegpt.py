@@ -14,7 +14,7 @@ from sparsekit.errors import PruningError, SparsekitWarning
 from sparsekit.patterns import Pattern
 from sparsekit.patterns.base import as_matrix, removed
 from sparsekit.pruning.solvers.base import LayerProblem, Solution, Solver
-from sparsekit.pruning.statistics import Gram, Statistic
+from sparsekit.pruning.statistics import Gram, Needs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SparseGPT(Solver):
 
     damping: float = 0.01
     block_size: int = 128
-    needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
+    needs: ClassVar[Needs] = (Gram,)
 
     def __post_init__(self) -> None:
         if self.damping < 0 or self.block_size < 1:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sparsekit.errors import PatternError
 from sparsekit.patterns import Unstructured
 from sparsekit.patterns.base import removed
-from sparsekit.pruning.allocation import ALLOCATIONS, ERK, Global, Uniform
+from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Global, Uniform
 
 SHAPES = {"stem": (16, 3, 3, 3), "mid": (64, 64, 3, 3), "wide": (512, 256), "head": (10, 512)}
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-S = TypeVar("S", bound="Statistic")
-Layer = nn.Linear | nn.Conv2d
+from sparsekit.pruning.statistics.base import Layer, Statistic
 
 UNFOLDED_NUMBERS = 1 << 25
 """Patches of a convolution are unfolded for as many images at a time as stay below this many numbers."""
 
 
-class Statistic(ABC):
+class InputStatistic(Statistic):
     """Something summed over every input row that a layer sees.
 
     An input row is what one output value is computed from: ``columns`` numbers, the columns of the weight's matrix
@@ -49,7 +46,7 @@ class Statistic(ABC):
         self.accumulate(rows)
 
 
-class InputNorm(Statistic):
+class InputNorm(InputStatistic):
     """The sum of squares of each input column, ``(groups, columns)``, in float64."""
 
     def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
@@ -65,7 +62,7 @@ class InputNorm(Statistic):
         return self.sum.sqrt().repeat_interleave(outputs // self.sum.shape[0], dim=0)
 
 
-class Gram(Statistic):
+class Gram(InputStatistic):
     """The sum of ``x x^T`` over input rows, ``(groups, columns, columns)``."""
 
     def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
@@ -76,19 +73,6 @@ class Gram(Statistic):
         """Add the outer products of ``rows``."""
         rows = rows.to(self.sum.dtype)
         self.sum.baddbmm_(rows.transpose(1, 2), rows)
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """What was collected for one parameter: ``stats[Gram]``, ``stats.name``."""
-
-    name: str
-    collected: Mapping[type[Statistic], Statistic] = field(default_factory=dict)
-
-    def __getitem__(self, kind: type[S]) -> S:
-        found = self.collected[kind]
-        assert isinstance(found, kind)
-        return found
 
 
 def groups_of(layer: Layer) -> int:

@@ -1,0 +1,31 @@
+"""What calibration finds out about layers."""
+
+from sparsekit.pruning.statistics.base import (
+    Layer,
+    LayerStatistics,
+    LossFunction,
+    ModelStatistic,
+    ModelView,
+    Needs,
+    Statistic,
+    Target,
+)
+from sparsekit.pruning.statistics.gradient import Gradient
+from sparsekit.pruning.statistics.inputs import Gram, InputNorm, InputStatistic, groups_of, input_rows
+
+__all__ = [
+    "Gradient",
+    "Gram",
+    "InputNorm",
+    "InputStatistic",
+    "Layer",
+    "LayerStatistics",
+    "LossFunction",
+    "ModelStatistic",
+    "ModelView",
+    "Needs",
+    "Statistic",
+    "Target",
+    "groups_of",
+    "input_rows",
+]

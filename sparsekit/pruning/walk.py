@@ -1,0 +1,192 @@
+"""Go through the layers of a model, and prune each by a criterion or a solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sparsekit.errors import PruningError
+from sparsekit.mask import Mask
+from sparsekit.patterns import Pattern
+from sparsekit.pruning.allocations import Allocation
+from sparsekit.pruning.calibration import calibrate, survey
+from sparsekit.pruning.criteria import Criterion
+from sparsekit.pruning.searches import ModelProblem, Search
+from sparsekit.pruning.solvers import LayerProblem, RankingSolver, Solver
+from sparsekit.pruning.statistics import (
+    InputStatistic,
+    LayerStatistics,
+    ModelStatistic,
+    ModelView,
+    Needs,
+    Statistic,
+    Target,
+)
+
+ROOM = 2 << 30
+"""Bytes of statistics that are held at a time."""
+
+Write = Callable[[nn.Parameter, Tensor], None]
+Method = Criterion | Solver
+
+
+def search(problem: ModelProblem, method: Search, write: Write) -> dict[str, Mask]:
+    """Prune the whole model by a search; masks by parameter name."""
+    if reason := method.refuses(problem):
+        raise PruningError(f"{method} {reason}")
+    solutions = method.search(problem)
+    masks = {target.name: Mask(solutions[target.name].keep, problem.pattern) for target in problem.targets}
+    for target in problem.targets:
+        weight = _finite(target.name, solutions[target.name].weight.to(target.weight.dtype), method)
+        write(target.weight, weight.masked_fill(~masks[target.name].keep, 0.0))
+    return masks
+
+
+def walk(
+    problem: ModelProblem, method: Method, allocation: Allocation, write: Write, advance: Callable[[], None]
+) -> dict[str, Mask]:
+    """Prune by a criterion or a solver, in as many rounds as it wants; masks by parameter name.
+
+    Args:
+        problem: the model and the budget.
+        method: what scores or solves.
+        allocation: how layers share the budget.
+        write: changes a parameter.
+        advance: called once per finished layer of the last round.
+    """
+    allocation = allocation.prepare(problem)
+    rounds = method.rounds if isinstance(method, Criterion) and not problem.pattern.fixes_sparsity else 1
+    state = _Round(problem, method, allocation, write)
+    for number in range(1, rounds + 1):
+        fraction = 1.0 - (1.0 - problem.sparsity) ** (number / rounds) if number < rounds else problem.sparsity
+        state.run(fraction, advance if number == rounds else lambda: None)
+    return {target.name: state.masks[target.name] for target in problem.targets}
+
+
+class _Round:
+    """One pass over all layers, and what the passes before it left: masks, and dense weights for those that revive."""
+
+    def __init__(self, problem: ModelProblem, method: Method, allocation: Allocation, write: Write) -> None:
+        self.problem, self.method, self.allocation, self.write = problem, method, allocation, write
+        self.pattern = problem.pattern
+        self.masks: dict[str, Mask] = {}
+        revives = isinstance(method, Criterion) and method.revives
+        self.dense = {target.name: target.weight.detach().clone() for target in problem.targets} if revives else {}
+
+    def run(self, fraction: float, advance: Callable[[], None]) -> None:
+        """Bring the model to ``fraction``, calling ``advance`` after each layer."""
+        needs = self.method.statistics()
+        ranked = self._rank(needs) if self.allocation.compares_scores else {}
+        shares = self._shares(ranked, fraction)
+        later: list[tuple[nn.Parameter, Tensor]] = []
+
+        def visit(target: Target, stats: LayerStatistics) -> None:
+            weight, keep = self._pruned(target, stats, shares[target.name], ranked.get(target.name))
+            self.masks[target.name] = Mask(keep, self.pattern)
+            pruned = weight.masked_fill(~keep, 0.0)
+            if changes_model:
+                self.write(target.weight, pruned)
+            else:
+                later.append((target.weight, pruned))
+            advance()
+
+        scored = bool(ranked) and isinstance(self.method, Criterion)
+        inputs, whole = _split(() if scored else needs)
+        changes_model = not whole  # statistics of the whole model are of the model before the round
+        if inputs and not whole:
+            calibrate(self.problem, inputs, visit)
+        else:
+            for target, stats in surveyed(self.problem, (*inputs, *whole)):
+                visit(target, stats)
+        for parameter, value in later:
+            self.write(parameter, value)
+
+    def _rank(self, needs: Needs) -> dict[str, Tensor]:
+        """The scores of all layers, from the model as it is."""
+        return {target.name: self._scored(target, stats) for target, stats in surveyed(self.problem, needs)}
+
+    def _shares(self, ranked: Mapping[str, Tensor], fraction: float) -> dict[str, float]:
+        """Each layer's sparsity."""
+        if ranked:
+            return self.allocation.sparsities({name: self.pattern.pool(s) for name, s in ranked.items()}, fraction)
+        return self.allocation.sparsities({target.name: target.weight for target in self.problem.targets}, fraction)
+
+    def _scored(self, target: Target, stats: LayerStatistics) -> Tensor:
+        """The scores of one layer: finite, but minus infinity for what went in an earlier round for good."""
+        assert isinstance(self.method, (Criterion, RankingSolver))
+        scores = self.method.score(_wide(self.dense.get(target.name, target.weight)), stats)
+        bad = scores.numel() - int(torch.isfinite(scores).sum())
+        if bad or scores.shape != target.weight.shape:
+            raise PruningError(
+                f"{target.name}: expected finite scores of shape {tuple(target.weight.shape)} from {self.method}, "
+                f"got shape {tuple(scores.shape)} with {bad} NaN or infinite"
+            )
+        before = None if self.dense else self.masks.get(target.name)
+        return scores if before is None else scores.masked_fill(~before.keep, -torch.inf)
+
+    def _pruned(
+        self, target: Target, stats: LayerStatistics, share: float, scores: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The new weight of one layer, in its parameter's dtype, and what stays; ``scores`` where they are known."""
+        if isinstance(self.method, Criterion):
+            known = self._scored(target, stats) if scores is None else scores
+            share = self.method.share(target.name, self.pattern.pool(known), share)
+            return self.dense.get(target.name, target.weight), selected(known, self.pattern, share, self.method.by_row)
+        solution = self.method.solve(LayerProblem(target.name, _wide(target.weight), stats, self.pattern, share))
+        return _finite(target.name, solution.weight.to(target.weight.dtype), self.method), solution.keep
+
+
+def surveyed(view: ModelView, needs: Needs) -> Iterator[tuple[Target, LayerStatistics]]:
+    """Yield each target with its statistics of the model as it is, a few layers at a time where they are large."""
+    inputs, whole = _split(needs)
+    for targets in _portions(view, whole):
+        part = replace(view, targets=targets)
+        stats = survey(part, inputs) if inputs else {}
+        found = {kind: kind.collect(part) for kind in whole}
+        for target in targets:
+            collected: dict[type[Statistic], Statistic] = dict(stats[target.name].collected) if inputs else {}
+            collected.update({kind: by_name[target.name] for kind, by_name in found.items()})
+            yield target, LayerStatistics(target.name, collected)
+
+
+def _portions(view: ModelView, needs: Sequence[type[ModelStatistic]]) -> Iterator[list[Target]]:
+    """Cut the targets into runs whose statistics find room together, at least one target each."""
+    portion: list[Target] = []
+    taken = 0
+    for target in view.targets:
+        size = sum(kind.footprint(target, view.batches) for kind in needs)
+        if portion and taken + size > ROOM:
+            yield portion
+            portion, taken = [], 0
+        portion.append(target)
+        taken += size
+    yield portion
+
+
+def _split(needs: Needs) -> tuple[tuple[type[InputStatistic], ...], tuple[type[ModelStatistic], ...]]:
+    """What is seen at the layers' inputs, and what takes the whole model."""
+    inputs = tuple(kind for kind in needs if issubclass(kind, InputStatistic))
+    return inputs, tuple(kind for kind in needs if issubclass(kind, ModelStatistic))
+
+
+def selected(scores: Tensor, pattern: Pattern, share: float, by_row: bool = False) -> Tensor:
+    """The pattern's choice; a share of 1, which only a global budget gives, removes every unit."""
+    if share < 1.0 or pattern.fixes_sparsity:
+        return pattern.select(scores, None if pattern.fixes_sparsity else share, by_row=by_row)
+    high, wide = pattern.grid(tuple(scores.shape))
+    return pattern.choose(scores, high * wide)
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """``weight`` in float32, or as it is in float64."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _finite(name: str, weight: Tensor, method: Method | Search) -> Tensor:
+    """``weight``, or an error that names who made it."""
+    if not bool(torch.isfinite(weight).all()):
+        raise PruningError(f"{name}: expected finite weights from {method}, got NaN or infinite ones")
+    return weight
