@@ -58,7 +58,7 @@ def walk(
         advance: called once per finished layer of the last round.
     """
     allocation = allocation.prepare(problem)
-    rounds = method.rounds if isinstance(method, Criterion) and not problem.pattern.fixes_sparsity else 1
+    rounds = 1 if problem.pattern.fixes_sparsity else method.rounds
     state = _Round(problem, method, allocation, write)
     for number in range(1, rounds + 1):
         fraction = 1.0 - (1.0 - problem.sparsity) ** (number / rounds) if number < rounds else problem.sparsity
@@ -116,8 +116,12 @@ class _Round:
 
     def _scored(self, target: Target, stats: LayerStatistics) -> Tensor:
         """The scores of one layer: finite, but minus infinity for what went in an earlier round for good."""
-        assert isinstance(self.method, (Criterion, RankingSolver))
-        scores = self.method.score(_wide(self.dense.get(target.name, target.weight)), stats)
+        weight = _wide(self.dense.get(target.name, target.weight))
+        if isinstance(self.method, Criterion):
+            scores = self.method.score(weight, stats)
+        else:
+            assert isinstance(self.method, RankingSolver)
+            scores = self.method.score(LayerProblem(target.name, weight, stats, self.pattern, self.problem.sparsity))
         bad = scores.numel() - int(torch.isfinite(scores).sum())
         if bad or scores.shape != target.weight.shape:
             raise PruningError(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sparsekit.patterns import NM, PATTERNS, Block, Unstructured
 from sparsekit.patterns.base import removed
-from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, ModelView, Uniform, prune
+from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, ModelView, RankingSolver, Uniform, prune
 from sparsekit.pruning.targets import find_targets
 from sparsekit.pruning.walk import surveyed
 
@@ -193,7 +193,8 @@ def test_pruning_twice_keeps_the_mask(kind):
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_allocation_with_every_method(kind, allocation):
     model, batches = network(), [torch.randn(4, 3, 5, 5)]
-    refused = allocation.compares_scores and (kind in SOLVERS or kind.by_row)
+    unranked = kind in SOLVERS and not issubclass(kind, RankingSolver)
+    refused = allocation.compares_scores and (unranked or (kind in CRITERIA and kind.by_row))
     if refused:
         with pytest.raises(ValueError, match="ranks scores across layers"):
             prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparsekit.patterns import Pattern
+from sparsekit.patterns.base import removed
 from sparsekit.pruning.statistics import LayerStatistics, Needs
 
 
@@ -21,7 +22,8 @@ class LayerProblem:
         weight: ``(out, in, ...)``, float32 or float64, finite; a solver does not write into it.
         stats: what the solver's ``needs`` asked for.
         pattern: what the mask has to obey.
-        sparsity: fraction of units that go, in [0, 1).
+        sparsity: fraction of units that go, in [0, 1]; 1 comes from an allocation that gives a layer up. While layers
+            are ranked, that of the whole model.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Solver(ABC):
     needs: ClassVar[Needs] = ()
     """The statistics that calibration has to collect."""
 
+    @property
+    def rounds(self) -> int:
+        """How often the model is looked at and pruned on the way to the budget; the density falls geometrically."""
+        return 1
+
     def statistics(self) -> Needs:
         """Return what this very solver needs: :attr:`needs`, unless its settings say otherwise."""
         return self.needs
@@ -61,5 +68,14 @@ class RankingSolver(Solver):
     """
 
     @abstractmethod
-    def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
-        """Score each weight ``(out, in, ...)``, higher = keep; as :meth:`Criterion.score`."""
+    def score(self, problem: LayerProblem) -> Tensor:
+        """Score each weight ``(out, in, ...)``, finite, higher = keep.
+
+        The pattern sums the scores of a unit's weights; a solver that knows the cost of a unit as a whole shares it out
+        among them.
+        """
+
+    def choose(self, problem: LayerProblem, scores: Tensor) -> Tensor:
+        """Return what stays, bool ``(out, in, ...)``: all but the units of the lowest ``scores``."""
+        high, wide = problem.pattern.grid(tuple(scores.shape))
+        return problem.pattern.choose(scores, removed(problem.sparsity, high * wide))
