@@ -18,20 +18,40 @@ from sparsekit.errors import (
 from sparsekit.mask import Mask, read_mask
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.planning import Plan, compile, plan
-from sparsekit.pruning import ERK, Global, Magnitude, MagnitudeGradient, Random, SparseGPT, Uniform, Wanda, prune
+from sparsekit.pruning import (
+    ERK,
+    LAMP,
+    FilterNorm,
+    GeometricMedian,
+    Global,
+    Magnitude,
+    MagnitudeActivation,
+    MagnitudeGradient,
+    Random,
+    RandomBernoulli,
+    SparseGPT,
+    ThresholdMagnitude,
+    Uniform,
+    Wanda,
+    prune,
+)
 
 __all__ = [
     "ERK",
+    "LAMP",
     "NM",
     "Block",
     "CalibrationError",
     "CheckpointError",
+    "FilterNorm",
     "FormatError",
+    "GeometricMedian",
     "Global",
     "InputError",
     "KernelError",
     "LayerError",
     "Magnitude",
+    "MagnitudeActivation",
     "MagnitudeGradient",
     "Mask",
     "MaskError",
@@ -39,9 +59,11 @@ __all__ = [
     "Plan",
     "PruningError",
     "Random",
+    "RandomBernoulli",
     "SparseGPT",
     "SparsekitError",
     "SparsekitWarning",
+    "ThresholdMagnitude",
     "Uniform",
     "Unstructured",
     "Wanda",

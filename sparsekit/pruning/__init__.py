@@ -1,7 +1,20 @@
 """Pruning methods: masks, and sometimes new weights."""
 
 from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, Global, Uniform
-from sparsekit.pruning.criteria import CRITERIA, Criterion, Magnitude, MagnitudeGradient, Random, Wanda
+from sparsekit.pruning.criteria import (
+    CRITERIA,
+    LAMP,
+    Criterion,
+    FilterNorm,
+    GeometricMedian,
+    Magnitude,
+    MagnitudeActivation,
+    MagnitudeGradient,
+    Random,
+    RandomBernoulli,
+    ThresholdMagnitude,
+    Wanda,
+)
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.searches import SEARCHES, ModelProblem, Search
@@ -9,6 +22,7 @@ from sparsekit.pruning.solvers import SOLVERS, LayerProblem, RankingSolver, Solu
 from sparsekit.pruning.statistics import (
     Gradient,
     Gram,
+    InputMean,
     InputNorm,
     InputStatistic,
     LayerStatistics,
@@ -21,23 +35,29 @@ __all__ = [
     "ALLOCATIONS",
     "CRITERIA",
     "ERK",
+    "LAMP",
     "SEARCHES",
     "SOLVERS",
     "Allocation",
     "Criterion",
+    "FilterNorm",
+    "GeometricMedian",
     "Global",
     "Gradient",
     "Gram",
+    "InputMean",
     "InputNorm",
     "InputStatistic",
     "LayerProblem",
     "LayerStatistics",
     "Magnitude",
+    "MagnitudeActivation",
     "MagnitudeGradient",
     "ModelProblem",
     "ModelStatistic",
     "ModelView",
     "Random",
+    "RandomBernoulli",
     "RankingSolver",
     "SampledOutput",
     "Search",
@@ -45,6 +65,7 @@ __all__ = [
     "Solver",
     "SparseGPT",
     "Statistic",
+    "ThresholdMagnitude",
     "Uniform",
     "Wanda",
     "prune",

@@ -21,6 +21,11 @@ EXAMPLES = {
 MADE = [pattern for kind in PATTERNS for pattern in EXAMPLES[kind]]
 METHODS = [*CRITERIA, *SOLVERS, *SEARCHES]
 
+# Scores of these belong to places, not to weights.
+BLIND = {"Random", "RandomBernoulli"}
+# How much these remove is random too.
+RANDOM_COUNTS = {"RandomBernoulli"}
+
 
 def loss_fn(model, batch):
     return F.cross_entropy(model(batch).flatten(1), batch.flatten(1).sum(dim=1).gt(0).long())
@@ -117,7 +122,7 @@ class TestEveryCriterion:
         assert kind().score(layer.weight.detach(), stats).shape == layer.weight.shape
 
     def test_permutation_of_inputs_and_outputs(self, kind):
-        if kind.__name__ == "Random":
+        if kind.__name__ in BLIND:
             pytest.skip("random scores belong to places, not to weights")
         torch.manual_seed(0)
         layer, inputs = nn.Linear(20, 12), torch.randn(32, 20)
@@ -140,7 +145,12 @@ class TestEveryCriterion:
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 9, 10)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Sequential(nn.BatchNorm2d(8), nn.Flatten()),
+        nn.Linear(8 * 9, 10),
+        nn.BatchNorm1d(10),
     )
 
 
@@ -166,6 +176,8 @@ def test_every_method_prunes_a_network(kind, pattern):
             assert torch.equal(value[mask.keep], before[name][mask.keep])
         matrix = value.flatten(1)
         by_row = kind in CRITERIA and kind.by_row
+        if kind.__name__ in RANDOM_COUNTS and not pattern.fixes_sparsity:
+            continue
         assert mask.nnz == kept_count(pattern, tuple(matrix.shape), sparsity, by_row)
 
 
@@ -180,8 +192,8 @@ def test_sparsity_0_changes_nothing(kind):
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_pruning_twice_keeps_the_mask(kind):
-    """Zeros are the lowest scores of every method but the random one."""
-    if kind.__name__ == "Random":
+    """Zeros are the lowest scores of every method but the random ones."""
+    if kind.__name__ in BLIND:
         pytest.skip("random scores do not see the weights")
     model, batches = network(), [torch.randn(16, 3, 5, 5)]
     first = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
@@ -202,7 +214,7 @@ def test_every_allocation_with_every_method(kind, allocation):
     masks = prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
     total = sum(mask.keep.numel() for mask in masks.values())
     rows = sum(mask.shape[0] for mask in masks.values())
-    assert abs(sum(mask.nnz for mask in masks.values()) - total / 2) <= (
+    assert kind.__name__ in RANDOM_COUNTS or abs(sum(mask.nnz for mask in masks.values()) - total / 2) <= (
         rows if kind in CRITERIA and kind.by_row else 3
     )
     if allocation is not Uniform:

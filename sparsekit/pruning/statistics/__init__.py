@@ -11,11 +11,12 @@ from sparsekit.pruning.statistics.base import (
     Target,
 )
 from sparsekit.pruning.statistics.gradient import Gradient
-from sparsekit.pruning.statistics.inputs import Gram, InputNorm, InputStatistic, groups_of, input_rows
+from sparsekit.pruning.statistics.inputs import Gram, InputMean, InputNorm, InputStatistic, groups_of, input_rows
 
 __all__ = [
     "Gradient",
     "Gram",
+    "InputMean",
     "InputNorm",
     "InputStatistic",
     "Layer",

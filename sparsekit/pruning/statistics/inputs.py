@@ -62,6 +62,22 @@ class InputNorm(InputStatistic):
         return self.sum.sqrt().repeat_interleave(outputs // self.sum.shape[0], dim=0)
 
 
+class InputMean(InputStatistic):
+    """The sum of each input column, ``(groups, columns)``, in float64."""
+
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return float64 zeros: small, so exactness is free."""
+        return torch.zeros(groups, columns, device=like.device, dtype=torch.float64)
+
+    def accumulate(self, rows: Tensor) -> None:
+        """Add ``rows``."""
+        self.sum += rows.sum(dim=1, dtype=torch.float64)
+
+    def mean(self, outputs: int) -> Tensor:
+        """The mean of ``x_j`` over input rows as each of ``outputs`` weight rows sees it, ``(outputs, columns)``."""
+        return (self.sum / self.rows).repeat_interleave(outputs // self.sum.shape[0], dim=0)
+
+
 class Gram(InputStatistic):
     """The sum of ``x x^T`` over input rows, ``(groups, columns, columns)``."""
 
