@@ -1,5 +1,6 @@
 """Pruning methods: masks, and sometimes new weights."""
 
+from sparsekit.pruning import frameworks
 from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, Global, Uniform
 from sparsekit.pruning.criteria import (
     CRITERIA,
@@ -68,5 +69,6 @@ __all__ = [
     "ThresholdMagnitude",
     "Uniform",
     "Wanda",
+    "frameworks",
     "prune",
 ]
