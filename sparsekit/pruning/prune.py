@@ -73,7 +73,7 @@ def prune(  # noqa: PLR0913 - the one call of the package
     for target in targets:
         if reason := pattern.refuses(tuple(target.weight.shape)):
             raise PatternError(f"{target.name}: {pattern} {reason}")
-    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction)
+    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, sparsity is None)
     with _undoing() as write, Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"pruning {len(targets)} layers", total=len(targets))
         if isinstance(method, Search):
@@ -111,8 +111,8 @@ def _check_combination(method: object, pattern: object, allocation: object) -> N
 
 
 def _fraction(method: Method, pattern: Pattern, sparsity: float | None) -> float:
-    """The sparsity asked for; 0 where the criterion sets it itself."""
-    if sparsity is None and isinstance(method, Criterion) and method.sets_sparsity and not pattern.fixes_sparsity:
+    """The sparsity asked for; 0 where the method sets it itself."""
+    if sparsity is None and isinstance(method, (Criterion, Search)) and method.sets_sparsity and not pattern.fixes_sparsity:
         return 0.0
     return pattern.sparsity(sparsity)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +11,12 @@ from sparsekit.errors import PruningError
 from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern
 from sparsekit.pruning.allocations import Allocation
-from sparsekit.pruning.calibration import calibrate, survey
+from sparsekit.pruning.calibration import calibrate
 from sparsekit.pruning.criteria import Criterion
 from sparsekit.pruning.searches import ModelProblem, Search
 from sparsekit.pruning.solvers import LayerProblem, RankingSolver, Solver
-from sparsekit.pruning.statistics import (
-    InputStatistic,
-    LayerStatistics,
-    ModelStatistic,
-    ModelView,
-    Needs,
-    Statistic,
-    Target,
-)
-
-ROOM = 2 << 30
-"""Bytes of statistics that are held at a time."""
+from sparsekit.pruning.statistics import LayerStatistics, Needs, Target
+from sparsekit.pruning.surveying import split, surveyed
 
 Write = Callable[[nn.Parameter, Tensor], None]
 Method = Criterion | Solver
@@ -94,7 +83,7 @@ class _Round:
             advance()
 
         scored = bool(ranked) and isinstance(self.method, Criterion)
-        inputs, whole = _split(() if scored else needs)
+        inputs, whole = split(() if scored else needs)
         changes_model = not whole  # statistics of the whole model are of the model before the round
         if inputs and not whole:
             calibrate(self.problem, inputs, visit)
@@ -141,39 +130,6 @@ class _Round:
             return self.dense.get(target.name, target.weight), selected(known, self.pattern, share, self.method.by_row)
         solution = self.method.solve(LayerProblem(target.name, _wide(target.weight), stats, self.pattern, share))
         return _finite(target.name, solution.weight.to(target.weight.dtype), self.method), solution.keep
-
-
-def surveyed(view: ModelView, needs: Needs) -> Iterator[tuple[Target, LayerStatistics]]:
-    """Yield each target with its statistics of the model as it is, a few layers at a time where they are large."""
-    inputs, whole = _split(needs)
-    for targets in _portions(view, whole):
-        part = replace(view, targets=targets)
-        stats = survey(part, inputs) if inputs else {}
-        found = {kind: kind.collect(part) for kind in whole}
-        for target in targets:
-            collected: dict[type[Statistic], Statistic] = dict(stats[target.name].collected) if inputs else {}
-            collected.update({kind: by_name[target.name] for kind, by_name in found.items()})
-            yield target, LayerStatistics(target.name, collected)
-
-
-def _portions(view: ModelView, needs: Sequence[type[ModelStatistic]]) -> Iterator[list[Target]]:
-    """Cut the targets into runs whose statistics find room together, at least one target each."""
-    portion: list[Target] = []
-    taken = 0
-    for target in view.targets:
-        size = sum(kind.footprint(target, view.batches) for kind in needs)
-        if portion and taken + size > ROOM:
-            yield portion
-            portion, taken = [], 0
-        portion.append(target)
-        taken += size
-    yield portion
-
-
-def _split(needs: Needs) -> tuple[tuple[type[InputStatistic], ...], tuple[type[ModelStatistic], ...]]:
-    """What is seen at the layers' inputs, and what takes the whole model."""
-    inputs = tuple(kind for kind in needs if issubclass(kind, InputStatistic))
-    return inputs, tuple(kind for kind in needs if issubclass(kind, ModelStatistic))
 
 
 def selected(scores: Tensor, pattern: Pattern, share: float, by_row: bool = False) -> Tensor:
