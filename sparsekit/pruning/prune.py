@@ -112,7 +112,8 @@ def _check_combination(method: object, pattern: object, allocation: object) -> N
 
 def _fraction(method: Method, pattern: Pattern, sparsity: float | None) -> float:
     """The sparsity asked for; 0 where the method sets it itself."""
-    if sparsity is None and isinstance(method, (Criterion, Search)) and method.sets_sparsity and not pattern.fixes_sparsity:
+    alone = not isinstance(method, Solver) and method.sets_sparsity
+    if sparsity is None and alone and not pattern.fixes_sparsity:
         return 0.0
     return pattern.sparsity(sparsity)
 
