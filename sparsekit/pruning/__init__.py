@@ -1,7 +1,7 @@
 """Pruning methods: masks, and sometimes new weights."""
 
 from sparsekit.pruning import frameworks
-from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, Global, Uniform
+from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, ErdosRenyi, Global, PerLayer, Uniform
 from sparsekit.pruning.criteria import (
     CRITERIA,
     LAMP,
@@ -41,6 +41,7 @@ __all__ = [
     "SOLVERS",
     "Allocation",
     "Criterion",
+    "ErdosRenyi",
     "FilterNorm",
     "GeometricMedian",
     "Global",
@@ -57,6 +58,7 @@ __all__ = [
     "ModelProblem",
     "ModelStatistic",
     "ModelView",
+    "PerLayer",
     "Random",
     "RandomBernoulli",
     "RankingSolver",

@@ -16,7 +16,8 @@ from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.allocations import Allocation, Uniform
 from sparsekit.pruning.criteria import Criterion
-from sparsekit.pruning.searches import ModelProblem, Search
+from sparsekit.pruning.problem import ModelProblem
+from sparsekit.pruning.searches import Search
 from sparsekit.pruning.solvers import RankingSolver, Solver
 from sparsekit.pruning.statistics import LossFunction, ModelStatistic
 from sparsekit.pruning.targets import Choice, find_targets
@@ -49,10 +50,10 @@ def prune(  # noqa: PLR0913 - the one call of the package
         model: any module; parameters keep their identity and dtype. Tied weights are pruned once.
         method: a criterion (``Magnitude()``), a solver (``SparseGPT()``) or a search (``AMC()``).
         pattern: the legal sets of kept weights.
-        sparsity: fraction of zeros, in [0, 1); None where the pattern or the method sets it.
+        sparsity: fraction of zeros, in [0, 1); None where the pattern, the method or the allocation sets it.
         allocation: how layers share the budget.
         batches: iterable of what ``model(...)`` takes: tensor, tuple (positional) or mapping (keywords). Read where
-            the method needs statistics, through :func:`~sparsekit.pruning.calibration.calibrate`.
+            the method or the allocation needs statistics, through :func:`~sparsekit.pruning.calibration.calibrate`.
         loss_fn: ``loss_fn(model, batch)``, a scalar, the mean over the batch's samples, for methods that need
             gradients or a reward; the others ignore it.
         layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all.
@@ -65,11 +66,12 @@ def prune(  # noqa: PLR0913 - the one call of the package
         CalibrationError: batches or a loss function are needed and missing, the model refuses a batch, or a layer is
             missed.
     """
-    _check_combination(method, pattern, allocation)
+    sharing = _check_combination(method, pattern, allocation)
     targets = find_targets(model, layers)
-    data = _materialise(batches, method, allocation)
+    data = _materialise(batches, method, sharing)
     _check_loss(method, loss_fn)
-    fraction = _fraction(method, pattern, sparsity)
+    budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
+    fraction = _fraction(method, pattern, budget)
     for target in targets:
         if reason := pattern.refuses(tuple(target.weight.shape)):
             raise PatternError(f"{target.name}: {pattern} {reason}")
@@ -79,13 +81,13 @@ def prune(  # noqa: PLR0913 - the one call of the package
         if isinstance(method, Search):
             masks = search(problem, method, write)
         else:
-            masks = walk(problem, method, allocation, write, lambda: bar.advance(task))
+            masks = walk(problem, method, sharing, write, lambda: bar.advance(task))
     _report(masks)
     return masks
 
 
-def _check_combination(method: object, pattern: object, allocation: object) -> None:
-    """Raise :class:`PruningError` where the three are not what they should be, or make no sense together."""
+def _check_combination(method: object, pattern: object, allocation: object) -> Allocation:
+    """Return what shares out the budget, or raise :class:`PruningError` where the three make no sense together."""
     for word, value, kinds in (
         ("method", method, (Criterion, Solver, Search)),
         ("pattern", pattern, (Pattern,)),
@@ -102,12 +104,21 @@ def _check_combination(method: object, pattern: object, allocation: object) -> N
         raise PruningError(f"{pattern} fixes the sparsity of every layer, so {allocation} has nothing to share out")
     if isinstance(method, Search) and shared:
         raise PruningError(f"{method} finds the sparsity of every layer, so {allocation} has nothing to share out")
-    if not allocation.compares_scores:
-        return
+    assert isinstance(method, (Criterion, Solver, Search))
+    reason = _why_not_ranked(method)
+    sharing = allocation if reason is None else allocation.without_scores()
+    if sharing is None:
+        raise PruningError(f"{allocation} ranks scores across layers, and {reason}")
+    return sharing
+
+
+def _why_not_ranked(method: Method) -> str | None:
+    """Why the scores of ``method`` cannot be compared across layers, as half a sentence; None where they can."""
     if isinstance(method, Solver) and not isinstance(method, RankingSolver):
-        raise PruningError(f"{allocation} ranks scores across layers, and {method} is a solver, which has none")
+        return f"{method} is a solver, which has none"
     if isinstance(method, Criterion) and method.by_row:
-        raise PruningError(f"{allocation} ranks scores across layers, and those of {method} compare within a row only")
+        return f"those of {method} compare within a row only"
+    return None
 
 
 def _fraction(method: Method, pattern: Pattern, sparsity: float | None) -> float:
@@ -137,10 +148,11 @@ def _check_loss(method: Method, loss_fn: LossFunction | None) -> None:
 
 
 def _materialise(batches: Iterable[Any] | None, method: Method, allocation: Allocation) -> list[Any]:
-    """The batches as a list; a method that needs some gets at least one."""
-    if not reads_batches(method):
-        return [] if batches is None or type(allocation).prepare is Allocation.prepare else list(batches)
-    wanted = f"{method} needs batches of what the model takes"
+    """The batches as a list: at least one where the method or the allocation needs some, else none."""
+    reader = method if reads_batches(method) else allocation if allocation.needs_batches else None
+    if reader is None:
+        return []
+    wanted = f"{reader} needs batches of what the model takes"
     if batches is None:
         raise CalibrationError(f"batches: {wanted}, got None")
     if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):

@@ -3,10 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsekit.errors import PatternError
+from sparsekit.errors import PatternError, PruningError
 from sparsekit.patterns import Unstructured
 from sparsekit.patterns.base import removed
-from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Global, Uniform
+from sparsekit.pruning.allocations import ALLOCATIONS, ERK, ErdosRenyi, Global, Uniform
+from sparsekit.pruning.budget import fit, shared_out
 
 SHAPES = {"stem": (16, 3, 3, 3), "mid": (64, 64, 3, 3), "wide": (512, 256), "head": (10, 512)}
 
@@ -71,6 +72,68 @@ def test_global_may_empty_a_layer():
     assert Global().sparsities({"a": torch.zeros(4), "b": torch.ones(4)}, 0.5) == {"a": 1.0, "b": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("normalise", "scale"), [("l2", lambda s: s.square().sum().sqrt()), ("mean", torch.mean), ("max", torch.max)]
+)
+def test_global_normalised_is_a_sort_of_scaled_scores(normalise, scale):
+    values = {name: score * 10**i for i, (name, score) in enumerate(scores().items())}
+    shares = Global(normalise).sparsities(values, 0.6)
+    scaled = {name: score.double() / scale(score.double()) for name, score in values.items()}
+    ranked = torch.cat([score.flatten() for score in scaled.values()]).sort().values
+    threshold = ranked[removed(0.6, len(ranked))]
+    expected = {name: (score < threshold).double().mean().item() for name, score in scaled.items()}
+    assert shares == pytest.approx(expected)
+    values["mid"] = values["mid"] * 64
+    assert Global(normalise).sparsities(values, 0.6) == shares
+
+
+@pytest.mark.parametrize("normalise", [None, "l2", "mean", "max"])
+def test_units_that_are_gone_rank_lowest_and_do_not_count(normalise):
+    values = scores({"a": (20, 20), "b": (10, 10)})
+    kept_only = {"a": values["a"][:10], "b": values["b"]}
+    gone = {"a": values["a"].clone(), "b": values["b"]}
+    gone["a"][10:] = -torch.inf
+    allocation = Global(normalise)
+    shares, fewer = allocation.sparsities(gone, 0.6), allocation.sparsities(kept_only, 1 / 3)
+    assert shares["b"] == fewer["b"]
+    assert shares["a"] == pytest.approx((200 + fewer["a"] * 200) / 400)
+    gone["a"][:] = -torch.inf
+    assert allocation.sparsities(gone, 0.8) == {"a": 1.0, "b": 0.0}
+    zero = {"a": torch.zeros(4), "b": torch.ones(4)}
+    assert allocation.sparsities(zero, 0.5) == {"a": 1.0, "b": 0.0}
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.01, 0.2, 0.5]),
+)
+@settings(deadline=None)
+def test_global_with_a_minimum(layers, percent, minimum):
+    values = {str(i): torch.tensor(layer, dtype=torch.float32) for i, layer in enumerate(layers)}
+    total = sum(map(len, layers))
+    least = {name: -(-round(100 * minimum) * len(layer) // 100) for name, layer in values.items()}
+    kept = total - percent * total // 100
+    allocation = Global(minimum=minimum)
+    if sum(least.values()) > kept:
+        with pytest.raises(PruningError, match="a minimum that the budget of"):
+            allocation.sparsities(values, percent / 100)
+        return
+    shares = allocation.sparsities(values, percent / 100)
+    counts = {name: len(values[name]) - removed(shares[name], len(values[name])) for name in values}
+    assert sum(counts.values()) == kept
+    assert all(counts[name] >= least[name] for name in values)
+    free = [score for name, layer in values.items() for score in sorted(layer.tolist(), reverse=True)[least[name] :]]
+    chosen = sum(sum(sorted(layer.tolist(), reverse=True)[least[n] : counts[n]]) for n, layer in values.items())
+    assert chosen == sum(sorted(free, reverse=True)[: kept - sum(least.values())])
+
+
+@pytest.mark.parametrize("arguments", [{"normalise": "l3"}, {"minimum": 1.0}, {"minimum": -0.1}])
+def test_global_refuses(arguments):
+    with pytest.raises(PruningError, match=r"expected (None, 'l2'|a fraction)"):
+        Global(**arguments)
+
+
 @pytest.mark.parametrize("sparsity", [0.3, 0.8, 0.9, 0.98])
 def test_erk_is_proportional_and_adds_up(sparsity):
     shares = ERK().sparsities({name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()}, sparsity)
@@ -83,6 +146,63 @@ def test_erk_is_proportional_and_adds_up(sparsity):
     for name in SHAPES:
         if shares[name] == 0:  # dense because its density would have been above 1
             assert ratios[0] * raw[name] >= 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5), st.integers(0, 50)), min_size=1, max_size=6),
+    st.floats(0, 0.2),
+    st.floats(0.25, 1),
+)
+@settings(deadline=None)
+def test_a_budget_is_met_by_one_common_move(layers, low, density):
+    """Checked from the definition: recover the move from the layers that are not clipped, and apply it to all."""
+    start, slope, sizes = ({str(i): layer[k] for i, layer in enumerate(layers)} for k in range(3))
+    total = sum(sizes.values())
+    found = fit(start, slope, sizes, density * total, low)
+    assert sum(found[name] * sizes[name] for name in sizes) == pytest.approx(density * total)
+    moves = [(found[n] - start[n]) / slope[n] for n in sizes if sizes[n] and low + 1e-9 < found[n] < 1 - 1e-9]
+    assert moves == pytest.approx([moves[0]] * len(moves) if moves else [])
+    for name in sizes if moves else ():
+        if sizes[name]:
+            assert found[name] == pytest.approx(min(1, max(low, start[name] + moves[0] * slope[name])))
+
+
+def test_whole_numbers_that_add_up():
+    assert shared_out([1.5, 2.25, 0.25], 4) == [2, 2, 0]
+    assert shared_out([0.5, 0.5, 1.0], 2) == [1, 0, 1]
+
+
+def test_uniform_with_a_dense_first_layer():
+    shares = Uniform(first_dense=True).sparsities(scores(), 0.7)
+    size = {name: torch.Size(shape).numel() for name, shape in SHAPES.items()}
+    assert shares["stem"] == 0.0
+    assert shares["mid"] == shares["wide"] == shares["head"] > 0.7
+    assert sum(shares[name] * size[name] for name in SHAPES) == pytest.approx(0.7 * sum(size.values()))
+    with pytest.raises(PruningError, match=r"possible with a dense, at most 0\.5, got 0\.6"):
+        Uniform(first_dense=True).sparsities({"a": torch.ones(4), "b": torch.ones(4)}, 0.6)
+
+
+def test_erdos_renyi_does_not_see_kernels():
+    shapes = {name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()}
+    linear = {name: shapes[name] for name in ("wide", "head")}
+    assert ErdosRenyi().sparsities(linear, 0.8) == ERK().sparsities(linear, 0.8)
+    shares = ErdosRenyi().sparsities(shapes, 0.8)
+    assert shares != pytest.approx(ERK().sparsities(shapes, 0.8))
+    raw = {name: (shape[0] + shape[1]) / (shape[0] * shape[1]) for name, shape in SHAPES.items()}
+    scale = (1 - shares["wide"]) / raw["wide"]
+    assert shares == pytest.approx({name: 1 - min(1, scale * raw[name]) for name in SHAPES})
+
+
+@pytest.mark.parametrize("kind", [ERK, ErdosRenyi])
+def test_no_layer_falls_below_the_minimum(kind):
+    shapes = {name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()}
+    size = {name: shape.numel() for name, shape in shapes.items()}
+    assert kind().sparsities(shapes, 0.98)["wide"] > 0.985
+    shares = kind(minimum=0.018).sparsities(shapes, 0.98)
+    assert max(shares.values()) == pytest.approx(1 - 0.018)
+    assert sum(shares[name] * size[name] for name in SHAPES) == pytest.approx(0.98 * sum(size.values()))
+    with pytest.raises(PruningError, match=r"at most 0\.02, got 0\.1"):
+        kind(minimum=0.1).sparsities(shapes, 0.98)
 
 
 def test_erk_by_hand():

@@ -1,10 +1,12 @@
 """How layers share a budget of zeros."""
 
 from sparsekit.pruning.allocations.base import Allocation
+from sparsekit.pruning.allocations.erdos_renyi import ErdosRenyi
 from sparsekit.pruning.allocations.erk import ERK
+from sparsekit.pruning.allocations.per_layer import PerLayer
 from sparsekit.pruning.allocations.ranking import Global
 from sparsekit.pruning.allocations.uniform import Uniform
 
-ALLOCATIONS: tuple[type[Allocation], ...] = (Uniform, Global, ERK)
+ALLOCATIONS: tuple[type[Allocation], ...] = (Uniform, Global, ErdosRenyi, ERK, PerLayer)
 
-__all__ = ["ALLOCATIONS", "ERK", "Allocation", "Global", "Uniform"]
+__all__ = ["ALLOCATIONS", "ERK", "Allocation", "ErdosRenyi", "Global", "PerLayer", "Uniform"]

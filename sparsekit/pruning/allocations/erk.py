@@ -1,37 +1,28 @@
-"""More for the layers with many weights per unit."""
+"""More for the layers with many weights per unit, kernels included."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from sparsekit.patterns.base import check_sparsity
-from sparsekit.pruning.allocations.base import Allocation
+from sparsekit.pruning.allocations.erdos_renyi import ErdosRenyi
 
 
 @dataclass(frozen=True)
-class ERK(Allocation):
+class ERK(ErdosRenyi):
     """Density in proportion to ``sum(dims) / prod(dims)`` of a weight: large layers lose more.
 
     A layer whose density would exceed 1 stays dense, and the others carry what it does not lose.
 
+    Args:
+        minimum: smallest density of a layer, in [0, 1).
+
+    Raises:
+        PruningError: ``minimum`` is outside [0, 1).
+
     Source: Evci, Gale, Menick, Castro, Elsen 2020, "Rigging the Lottery", section 3(1), kernel dimensions included.
     """
 
-    def sparsities(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
-        """Return ``1 - density`` from the shapes alone; see :meth:`Allocation.sparsities`."""
-        size = {name: weight.numel() for name, weight in scores.items() if weight.numel()}
-        raw = {name: sum(scores[name].shape) / size[name] for name in size}
-        kept = (1.0 - check_sparsity(sparsity)) * sum(size.values())
-        dense: set[str] = set()
-        while True:
-            open_layers = [name for name in size if name not in dense]
-            room = kept - sum(size[name] for name in dense)
-            scale = room / sum(raw[name] * size[name] for name in open_layers) if open_layers else 0.0
-            full = {name for name in open_layers if scale * raw[name] > 1.0}
-            if not full:
-                break
-            dense |= full
-        return {name: 1.0 - scale * raw[name] if name in size and name not in dense else 0.0 for name in scores}
+    def ratio(self, shape: tuple[int, ...]) -> float:
+        """What the density of a weight of ``shape`` is proportional to."""
+        return sum(shape) / math.prod(shape)
