@@ -19,8 +19,10 @@ from sparsekit.mask import Mask, read_mask
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.planning import Plan, compile, plan
 from sparsekit.pruning import (
+    CAP,
     ERK,
     LAMP,
+    OBERT,
     ErdosRenyi,
     FilterNorm,
     GeometricMedian,
@@ -35,13 +37,16 @@ from sparsekit.pruning import (
     ThresholdMagnitude,
     Uniform,
     Wanda,
+    WoodFisher,
     prune,
 )
 
 __all__ = [
+    "CAP",
     "ERK",
     "LAMP",
     "NM",
+    "OBERT",
     "Block",
     "CalibrationError",
     "CheckpointError",
@@ -71,6 +76,7 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "Wanda",
+    "WoodFisher",
     "compile",
     "formats",
     "kernels",

@@ -19,7 +19,17 @@ from sparsekit.pruning.criteria import (
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.searches import SEARCHES, ModelProblem, Search
-from sparsekit.pruning.solvers import SOLVERS, LayerProblem, RankingSolver, Solution, Solver, SparseGPT
+from sparsekit.pruning.solvers import (
+    CAP,
+    OBERT,
+    SOLVERS,
+    LayerProblem,
+    RankingSolver,
+    Solution,
+    Solver,
+    SparseGPT,
+    WoodFisher,
+)
 from sparsekit.pruning.statistics import (
     Gradient,
     Gram,
@@ -29,14 +39,17 @@ from sparsekit.pruning.statistics import (
     LayerStatistics,
     ModelStatistic,
     ModelView,
+    SampleGradients,
     Statistic,
 )
 
 __all__ = [
     "ALLOCATIONS",
+    "CAP",
     "CRITERIA",
     "ERK",
     "LAMP",
+    "OBERT",
     "SEARCHES",
     "SOLVERS",
     "Allocation",
@@ -62,6 +75,7 @@ __all__ = [
     "Random",
     "RandomBernoulli",
     "RankingSolver",
+    "SampleGradients",
     "SampledOutput",
     "Search",
     "Solution",
@@ -71,6 +85,7 @@ __all__ = [
     "ThresholdMagnitude",
     "Uniform",
     "Wanda",
+    "WoodFisher",
     "frameworks",
     "prune",
 ]

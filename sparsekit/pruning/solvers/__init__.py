@@ -1,8 +1,11 @@
 """Which weights go, and what the others become."""
 
 from sparsekit.pruning.solvers.base import LayerProblem, RankingSolver, Solution, Solver
+from sparsekit.pruning.solvers.cap import CAP
+from sparsekit.pruning.solvers.obert import OBERT
 from sparsekit.pruning.solvers.sparsegpt import SparseGPT
+from sparsekit.pruning.solvers.woodfisher import WoodFisher
 
-SOLVERS: tuple[type[Solver], ...] = (SparseGPT,)
+SOLVERS: tuple[type[Solver], ...] = (SparseGPT, WoodFisher, OBERT, CAP)
 
-__all__ = ["SOLVERS", "LayerProblem", "RankingSolver", "Solution", "Solver", "SparseGPT"]
+__all__ = ["CAP", "OBERT", "SOLVERS", "LayerProblem", "RankingSolver", "Solution", "Solver", "SparseGPT", "WoodFisher"]

@@ -12,6 +12,7 @@ from sparsekit.pruning.statistics.base import (
 )
 from sparsekit.pruning.statistics.gradient import Gradient
 from sparsekit.pruning.statistics.inputs import Gram, InputMean, InputNorm, InputStatistic, groups_of, input_rows
+from sparsekit.pruning.statistics.samples import SampleGradients
 
 __all__ = [
     "Gradient",
@@ -25,6 +26,7 @@ __all__ = [
     "ModelStatistic",
     "ModelView",
     "Needs",
+    "SampleGradients",
     "Statistic",
     "Target",
     "groups_of",
