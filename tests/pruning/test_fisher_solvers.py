@@ -260,7 +260,7 @@ def test_gradients_that_are_all_zero_name_the_layer(kind):
             model,
             kind(),
             sparsity=0.5,
-            batches=[torch.randn(8, 4)],
+            batches=batches,
             loss_fn=lambda m, x: F.softmax(m(x), 1)[:, 0].mean(),
         )
 
