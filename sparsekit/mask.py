@@ -20,7 +20,7 @@ class Mask:
         pattern: the pattern that ``keep`` obeys.
 
     Raises:
-        MaskError: ``keep`` is not boolean, or the pattern does not admit it.
+        MaskError: ``keep`` is not boolean, or the pattern refuses its shape or does not admit it.
     """
 
     keep: Tensor
@@ -32,6 +32,8 @@ class Mask:
             raise MaskError(f"mask: expected a bool tensor (True = stays), got {got}")
         if self.keep.dim() < 1:
             raise MaskError("mask: expected a tensor of at least one dimension, got a scalar")
+        if reason := self.pattern.refuses(tuple(self.keep.shape)):
+            raise MaskError(f"mask of shape {tuple(self.keep.shape)}: {self.pattern} {reason}")
         if not self.pattern.admits(self.keep):
             kept = int(self.keep.sum())
             raise MaskError(

@@ -1,10 +1,43 @@
 """Which sets of kept weights are legal."""
 
-from sparsekit.patterns.base import Pattern, Remainder
+from sparsekit.patterns.base import FixedPattern, Pattern, Remainder
 from sparsekit.patterns.block import Block
+from sparsekit.patterns.channel import Channel
+from sparsekit.patterns.filter import Filter
+from sparsekit.patterns.head import Head
+from sparsekit.patterns.kernel_pattern import KernelPattern
+from sparsekit.patterns.kernel_slice import KernelSlice
 from sparsekit.patterns.nm import NM
+from sparsekit.patterns.one_per_kernel import OnePerKernel
+from sparsekit.patterns.strided_kernel import StridedKernel
 from sparsekit.patterns.unstructured import Unstructured
 
-PATTERNS: tuple[type[Pattern], ...] = (Unstructured, NM, Block)
+PATTERNS: tuple[type[Pattern], ...] = (
+    Unstructured,
+    NM,
+    Block,
+    Filter,
+    Channel,
+    Head,
+    KernelSlice,
+    KernelPattern,
+    OnePerKernel,
+    StridedKernel,
+)
 
-__all__ = ["NM", "PATTERNS", "Block", "Pattern", "Remainder", "Unstructured"]
+__all__ = [
+    "NM",
+    "PATTERNS",
+    "Block",
+    "Channel",
+    "Filter",
+    "FixedPattern",
+    "Head",
+    "KernelPattern",
+    "KernelSlice",
+    "OnePerKernel",
+    "Pattern",
+    "Remainder",
+    "StridedKernel",
+    "Unstructured",
+]

@@ -35,7 +35,8 @@ class Pattern(ABC):
     """The sets of kept weights that are legal for one weight tensor.
 
     A weight of shape ``(out, in, ...)`` has the matrix view ``(out, in * ...)``: one row per output. A pattern divides
-    the weight into *units* that stay or go as a whole, laid out in rows and columns as in that matrix.
+    the weight into *units* that stay or go as a whole, laid out in rows and columns as in that matrix; one that fixes
+    its own sparsity lays out what it chooses among as it needs it.
     """
 
     fixes_sparsity: ClassVar[bool] = False
@@ -43,7 +44,7 @@ class Pattern(ABC):
 
     def __str__(self) -> str:
         """Write it as the user does: ``Block(16, 16)``."""
-        sides = [str(getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        sides = [repr(getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(sides)})"
 
     def refuses(self, shape: tuple[int, ...]) -> str | None:
@@ -77,8 +78,8 @@ class Pattern(ABC):
         """Rows and columns of a weight of ``shape`` that no whole unit covers; they stay dense."""
         return Remainder(0, 0)
 
-    def sparsity(self, requested: float | None) -> float:
-        """The sparsity to use when ``requested`` was asked for.
+    def sparsity(self, requested: float | None, shape: tuple[int, ...]) -> float:
+        """The sparsity to use for a weight of ``shape`` when ``requested`` was asked for.
 
         Raises:
             PatternError: the request is missing, outside [0, 1), or contradicts the pattern.
@@ -95,16 +96,19 @@ class Pattern(ABC):
         Args:
             scores: ``(out, in, ...)``, finite, higher = keep.
             sparsity: fraction of units that go, in [0, 1).
-            by_row: compare and count within each row of units instead of within the whole tensor.
+            by_row: compare and count within each row of units instead of within the whole tensor. Where a row holds a
+                single unit, which has nothing to be compared with, the whole tensor is compared after all.
 
         Returns:
             bool tensor of ``scores.shape``, True = stays.
 
         Raises:
-            PatternError: the sparsity is outside [0, 1), or the scores contain NaN.
+            PatternError: the sparsity is outside [0, 1), the pattern refuses the shape, or the scores contain NaN.
         """
-        fraction = self.sparsity(sparsity)
-        high, wide = self.grid(tuple(scores.shape))
+        shape = tuple(scores.shape)
+        high, wide = self.grid(shape)
+        fraction = self.sparsity(sparsity, shape)
+        by_row = by_row and wide > 1
         return self.choose(scores, removed(fraction, wide if by_row else high * wide), by_row=by_row)
 
     def choose(self, scores: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
@@ -119,27 +123,68 @@ class Pattern(ABC):
             bool tensor of ``scores.shape``, True = stays.
 
         Raises:
-            PatternError: the scores contain NaN.
+            PatternError: the pattern refuses the shape, or the scores contain NaN.
         """
+        self.expect(tuple(scores.shape))
         if bool(torch.isnan(scores).any()):
             raise PatternError(f"{self}: expected scores without NaN, got {int(torch.isnan(scores).sum())} NaN")
-        units = self.pool(scores)
-        keep = self.keep(units if by_row else units.reshape(1, -1), gone).reshape(units.shape)
-        return self.spread(keep, tuple(scores.shape))
+        return self.spread(self.keep(self.pool(scores), gone, by_row=by_row), tuple(scores.shape))
 
-    def keep(self, units: Tensor, gone: int) -> Tensor:
-        """True at all but the ``gone`` lowest of each row of ``units`` ``(rows, n)``; ties go to the lower index."""
-        return keep_highest(units, units.shape[1] - gone)
+    def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
+        """True at all but the ``gone`` lowest of ``units``, or of each of its rows; ties go to the lower index."""
+        lines = units if by_row else units.reshape(1, -1)
+        return keep_highest(lines, lines.shape[1] - gone).reshape(units.shape)
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return ``(unit rows, unit columns)`` of a weight of ``shape``."""
+        """Return ``(unit rows, unit columns)`` of a weight of ``shape``.
+
+        Raises:
+            PatternError: the pattern refuses the shape.
+        """
+        self.expect(shape)
         units = self.pool(torch.empty(shape, device="meta"))
         return units.shape[0], units.shape[1]
+
+    def expect(self, shape: tuple[int, ...]) -> None:
+        """Raise :class:`PatternError` where the pattern refuses ``shape``."""
+        if reason := self.refuses(shape):
+            raise PatternError(f"{self} {reason}")
+
+
+class FixedPattern(Pattern):
+    """A pattern that alone says how many weights of a given shape stay: a budget cannot change it."""
+
+    fixes_sparsity: ClassVar[bool] = True
+
+    @abstractmethod
+    def own_sparsity(self, shape: tuple[int, ...]) -> float:
+        """Return the fraction of zeros in what the pattern covers of a weight of ``shape``, in [0, 1)."""
+
+    def sparsity(self, requested: float | None, shape: tuple[int, ...]) -> float:
+        """Return :meth:`own_sparsity`; raise where another sparsity was asked for."""
+        own = self.own_sparsity(shape)
+        if requested is not None and abs(check_sparsity(requested) - own) > 1e-6:
+            raise PatternError(f"{self} fixes its own sparsity: expected {own:g} or None, got {requested}")
+        return own
+
+    def select(self, scores: Tensor, sparsity: float | None = None, *, by_row: bool = False) -> Tensor:
+        """Choose what stays; see :meth:`Pattern.select`. ``by_row`` changes nothing."""
+        return super().select(scores, sparsity, by_row=by_row)
+
+    @abstractmethod
+    def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
+        """Choose among ``units``, in the shape that :meth:`pool` gave them; ``gone`` and ``by_row`` change nothing."""
 
 
 def as_matrix(weight: Tensor) -> Tensor:
     """The matrix view ``(out, in * ...)`` of a weight of at least one dimension."""
     return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
+
+
+def tiles(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """View of the whole tiles of ``matrix``, ``(tile rows, rows, tile columns, columns)``."""
+    high, wide = matrix.shape[0] // rows, matrix.shape[1] // columns
+    return matrix[: high * rows, : wide * columns].reshape(high, rows, wide, columns)
 
 
 def check_sparsity(sparsity: float) -> float:

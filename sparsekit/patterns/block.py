@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import PatternError
-from sparsekit.patterns.base import Pattern, Remainder, as_matrix
+from sparsekit.patterns.base import Pattern, Remainder, as_matrix, tiles
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Block(Pattern):
 
     def pool(self, scores: Tensor) -> Tensor:
         """Return the sum of the scores of each whole block, in float64 so that ties stay ties."""
-        return self._tiles(as_matrix(scores).double()).sum(dim=(1, 3))
+        return tiles(as_matrix(scores).double(), self.rows, self.columns).sum(dim=(1, 3))
 
     def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Repeat each block's choice over its weights; trailing rows and columns are kept."""
@@ -51,10 +51,5 @@ class Block(Pattern):
 
     def admits(self, keep: Tensor) -> bool:
         """Whether every whole block is kept or removed as a whole."""
-        tiles = self._tiles(as_matrix(keep))
-        return bool((tiles.all(dim=3).all(dim=1) == tiles.any(dim=3).any(dim=1)).all())
-
-    def _tiles(self, matrix: Tensor) -> Tensor:
-        """View of the whole blocks, ``(block rows, rows, block columns, columns)``."""
-        high, wide = matrix.shape[0] // self.rows, matrix.shape[1] // self.columns
-        return matrix[: high * self.rows, : wide * self.columns].reshape(high, self.rows, wide, self.columns)
+        blocks = tiles(as_matrix(keep), self.rows, self.columns)
+        return bool((blocks.all(dim=3).all(dim=1) == blocks.any(dim=3).any(dim=1)).all())

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsekit.errors import PatternError
-from sparsekit.patterns.base import Pattern, Remainder, as_matrix, check_sparsity, keep_highest
+from sparsekit.patterns.base import FixedPattern, Remainder, as_matrix, keep_highest
 
 
 @dataclass(frozen=True)
-class NM(Pattern):
+class NM(FixedPattern):
     """Keep ``n`` of every ``m`` consecutive inputs of an output row.
 
     The pattern fixes its own sparsity, ``1 - n / m``. Where a row's length is not a multiple of ``m``, the last
@@ -27,7 +26,6 @@ class NM(Pattern):
 
     n: int
     m: int
-    fixes_sparsity: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n <= self.m):
@@ -37,12 +35,9 @@ class NM(Pattern):
         """Return the columns of a group."""
         return self.m
 
-    def sparsity(self, requested: float | None) -> float:
-        """Return ``1 - n / m``; raise where another sparsity was asked for."""
-        own = 1.0 - self.n / self.m
-        if requested is not None and abs(check_sparsity(requested) - own) > 1e-6:
-            raise PatternError(f"{self} fixes its own sparsity: expected {own:g} or None, got {requested}")
-        return own
+    def own_sparsity(self, shape: tuple[int, ...]) -> float:
+        """Return ``1 - n / m``."""
+        return 1.0 - self.n / self.m
 
     def remainder(self, shape: tuple[int, ...]) -> Remainder:
         """Return the trailing columns that do not fill a group."""
@@ -59,11 +54,7 @@ class NM(Pattern):
         as_matrix(keep)[:, : units.shape[1]] = units
         return keep
 
-    def select(self, scores: Tensor, sparsity: float | None = None, *, by_row: bool = False) -> Tensor:
-        """Keep the ``n`` highest scores of each group; see :meth:`Pattern.select`. ``by_row`` changes nothing."""
-        return super().select(scores, sparsity, by_row=by_row)
-
-    def keep(self, units: Tensor, gone: int) -> Tensor:
+    def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """True at the ``n`` highest of each group of ``units`` ``(rows, k * m)``; ties go to the lower index."""
         return keep_highest(units.reshape(-1, self.m), self.n).reshape(units.shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from sparsekit.pruning.criteria import Criterion
 from sparsekit.pruning.problem import ModelProblem
 from sparsekit.pruning.searches import Search
 from sparsekit.pruning.solvers import RankingSolver, Solver
-from sparsekit.pruning.statistics import LossFunction, ModelStatistic
+from sparsekit.pruning.statistics import LossFunction, ModelStatistic, Target
 from sparsekit.pruning.targets import Choice, find_targets
 from sparsekit.pruning.walk import Write, search, walk
 
@@ -60,7 +60,7 @@ def prune(  # noqa: PLR0913 - the one call of the package
         progress: show a progress bar.
 
     Raises:
-        PatternError: the sparsity is outside [0, 1) or contradicts the pattern.
+        PatternError: the sparsity is outside [0, 1) or contradicts the pattern, or the pattern refuses a layer.
         LayerError: no layer matches, a name is unknown, or a weight cannot be pruned.
         PruningError: the method, pattern and allocation do not go together.
         CalibrationError: batches or a loss function are needed and missing, the model refuses a batch, or a layer is
@@ -71,10 +71,7 @@ def prune(  # noqa: PLR0913 - the one call of the package
     data = _materialise(batches, method, sharing)
     _check_loss(method, loss_fn)
     budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
-    fraction = _fraction(method, pattern, budget)
-    for target in targets:
-        if reason := pattern.refuses(tuple(target.weight.shape)):
-            raise PatternError(f"{target.name}: {pattern} {reason}")
+    fraction = _fraction(method, pattern, budget, targets)
     problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, sparsity is None)
     with _undoing() as write, Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task(f"pruning {len(targets)} layers", total=len(targets))
@@ -121,12 +118,20 @@ def _why_not_ranked(method: Method) -> str | None:
     return None
 
 
-def _fraction(method: Method, pattern: Pattern, sparsity: float | None) -> float:
-    """The sparsity asked for; 0 where the method sets it itself."""
+def _fraction(method: Method, pattern: Pattern, sparsity: float | None, targets: Sequence[Target]) -> float:
+    """The sparsity asked for; 0 where the method sets it itself, the mean over weights where the pattern fixes it."""
+    zeros = 0.0
+    for target in targets:
+        shape = tuple(target.weight.shape)
+        try:
+            pattern.expect(shape)
+            zeros += pattern.sparsity(sparsity, shape) * target.weight.numel() if pattern.fixes_sparsity else 0.0
+        except PatternError as error:
+            raise PatternError(f"{target.name}: {error}") from None
+    if pattern.fixes_sparsity:
+        return zeros / max(1, sum(target.weight.numel() for target in targets))
     alone = not isinstance(method, Solver) and method.sets_sparsity
-    if sparsity is None and alone and not pattern.fixes_sparsity:
-        return 0.0
-    return pattern.sparsity(sparsity)
+    return 0.0 if sparsity is None and alone else pattern.sparsity(sparsity, ())
 
 
 def reads_batches(method: Method) -> bool:

@@ -99,6 +99,8 @@ class _Round:
 
     def _shares(self, ranked: Mapping[str, Tensor], fraction: float) -> dict[str, float]:
         """Each layer's sparsity."""
+        if self.pattern.fixes_sparsity:
+            return {t.name: self.pattern.sparsity(None, tuple(t.weight.shape)) for t in self.problem.targets}
         if ranked:
             return self.allocation.sparsities({name: self.pattern.pool(s) for name, s in ranked.items()}, fraction)
         return self.allocation.sparsities({target.name: target.weight for target in self.problem.targets}, fraction)

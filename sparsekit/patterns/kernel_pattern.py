@@ -1,0 +1,116 @@
+"""A few shapes that all kernels of a layer share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from sparsekit.errors import PatternError
+from sparsekit.patterns.base import FixedPattern, keep_highest
+from sparsekit.patterns.taps import as_kernels, taps_of, without_kernels
+
+CANDIDATES = 256
+"""Shapes that compete for a place in the dictionary."""
+ROOM = 1 << 22
+"""Numbers per part of the table of kernels by shapes."""
+
+
+@dataclass(frozen=True)
+class KernelPattern(FixedPattern):
+    """Every kernel keeps ``n`` of its taps, in one of at most ``size`` shapes that the whole layer shares.
+
+    The dictionary grows shape by shape, each time by the one that adds most to the score that the layer retains when
+    every kernel takes its best shape. All shapes compete where there are at most 256, as in 3 x 3 kernels; otherwise
+    those that are the best of some kernel, up to the 256 that retain most. A kernel of at most ``n`` taps loses
+    nothing; one that keeps none is legal. Weights without kernels, such as those of a Linear, are refused.
+
+    Args:
+        n: kept weights per kernel.
+        size: shapes in the dictionary.
+
+    Raises:
+        PatternError: an argument is smaller than 1.
+
+    Source: Niu, Ma, Lin, Wang, Qian, Lin, Wang, Ren 2020, "PatDNN", and Ma et al. 2020, "PCONV", for the pattern;
+    these choose the dictionary by how often a shape is a kernel's best, and keep the central tap.
+    """
+
+    n: int = 4
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, int) and value >= 1 for value in (self.n, self.size)):
+            raise PatternError(f"KernelPattern: expected integers n, size >= 1, got {self.n} and {self.size}")
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        """Refuse weights without kernels."""
+        return without_kernels(shape)
+
+    def span(self, shape: tuple[int, ...]) -> int:
+        """Return all columns: the layer shares its dictionary."""
+        return max(1, math.prod(shape[1:]))
+
+    def own_sparsity(self, shape: tuple[int, ...]) -> float:
+        """Return ``1 - n / taps``, or 0 for small kernels."""
+        taps = taps_of(shape)
+        return 1.0 - self.n / taps if taps > self.n else 0.0
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the kernels, ``(out * in, taps)``, in float64 so that ties stay ties."""
+        return as_kernels(scores).double()
+
+    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return ``units`` in ``shape``."""
+        return units.reshape(shape)
+
+    def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
+        """Give each kernel the best shape of the dictionary; ties go to the one with the lower taps."""
+        if units.shape[1] <= self.n or not len(units):
+            return torch.ones_like(units, dtype=torch.bool)
+        shapes = self._dictionary(units)
+        best = [(part @ shapes.to(units).T).argmax(dim=1) for part in _parts(units, len(shapes))]
+        return shapes[torch.cat(best)]
+
+    def admits(self, keep: Tensor) -> bool:
+        """Whether each kernel keeps ``n`` taps (all, if it has fewer) or none, in at most ``size`` shapes."""
+        kernels = as_kernels(keep)
+        used = kernels[kernels.any(dim=1)]
+        if not bool((used.sum(dim=1) == min(self.n, kernels.shape[1])).all()):
+            return False
+        return len(torch.unique(used, dim=0)) <= self.size
+
+    def _dictionary(self, kernels: Tensor) -> Tensor:
+        """The shapes to use, bool ``(up to size, taps)``, those with the lower taps first."""
+        shapes = self._candidates(kernels)
+        weights = shapes.to(kernels).T
+        retained = torch.full((len(kernels),), -torch.inf, device=kernels.device, dtype=kernels.dtype)
+        chosen: list[int] = []
+        for _ in range(min(self.size, len(shapes))):
+            totals = torch.zeros(len(shapes), device=kernels.device, dtype=kernels.dtype)
+            for part, now in zip(_parts(kernels, len(shapes)), _parts(retained, len(shapes))):
+                totals += torch.maximum(part @ weights, now[:, None]).sum(dim=0)
+            best = int(totals.argmax())
+            chosen.append(best)
+            retained = torch.maximum(retained, kernels @ weights[:, best])
+        return shapes[sorted(set(chosen))]
+
+    def _candidates(self, kernels: Tensor) -> Tensor:
+        """The shapes that compete, bool ``(shapes, taps)``, those with the lower taps first."""
+        taps = kernels.shape[1]
+        if math.comb(taps, self.n) <= CANDIDATES:
+            places = torch.tensor(list(combinations(range(taps), self.n)), device=kernels.device)
+            return torch.zeros(len(places), taps, dtype=torch.bool, device=kernels.device).scatter_(1, places, True)
+        own = keep_highest(kernels, self.n)
+        shapes, which = torch.unique(own, dim=0, return_inverse=True)
+        shapes = shapes.flip(0)  # unique sorts False before True
+        value = kernels.new_zeros(len(shapes)).index_add_(0, len(shapes) - 1 - which, (kernels * own).sum(dim=1))
+        return shapes[keep_highest(value[None], min(CANDIDATES, len(shapes)))[0]]
+
+
+def _parts(values: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Cut ``values`` ``(kernels, ...)`` so that a table of ``width`` numbers per kernel finds room."""
+    return torch.split(values, max(1, ROOM // width))
