@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import MaskError
-from sparsekit.patterns import NM, Block, Pattern, Remainder, Unstructured
+from sparsekit.patterns import NM, Block, Channel, Filter, KernelSlice, Pattern, Remainder, Unstructured
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,13 @@ class Mask:
         return f"Mask({self.pattern}, shape={tuple(self.shape)}, sparsity={self.sparsity:.4f}{left})"
 
 
-# Tried from the most to the least structured.
-READABLE: tuple[Block | NM, ...] = (
+# Tried from the most to the least structured, and those first that a kernel is made for.
+READABLE: tuple[Pattern, ...] = (
     *(Block(side, side) for side in (64, 32, 16, 8, 4)),
     Block(16, 1),
+    Filter(),
+    Channel(),
+    KernelSlice(),
     NM(1, 4),
     NM(2, 4),
     NM(4, 8),
@@ -93,15 +96,17 @@ def read_mask(weight: Tensor) -> Mask:
     zeros = keep.numel() - int(keep.sum())
     if zeros:
         for pattern in READABLE:
-            if _explained(pattern, keep, zeros) and pattern.admits(keep):
+            if not pattern.refuses(tuple(keep.shape)) and _explained(pattern, keep, zeros) and pattern.admits(keep):
                 return Mask(keep, pattern)
     return Mask(keep, Unstructured())
 
 
-def _explained(pattern: Block | NM, keep: Tensor, zeros: int) -> bool:
+def _explained(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
     """Whether the whole units of ``pattern`` hold as many zeros as it would have made, and nearly all there are."""
     units = pattern.pool(keep.float())
-    if isinstance(pattern, NM):
-        made = units.numel() * (1.0 - pattern.n / pattern.m)
+    if pattern.fixes_sparsity:
+        made = units.numel() * pattern.sparsity(None, tuple(keep.shape))
         return 0.98 * made <= zeros <= 1.02 * made
-    return int((units == 0).sum()) * pattern.rows * pattern.columns >= 0.98 * zeros
+    if units.numel() == keep.numel():
+        return False  # units of one weight explain any zeros
+    return int((~pattern.spread(units > 0, tuple(keep.shape))).sum()) >= 0.98 * zeros

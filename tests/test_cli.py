@@ -10,10 +10,22 @@ from torch import nn
 from sparsekit import cli
 from sparsekit.cli.info import gather
 from sparsekit.cli.source import load_source
-from sparsekit.cli.words import METHODS, read_pattern
+from sparsekit.cli.words import METHODS, WORDS, read_pattern
 from sparsekit.demo.corpus import Corpus, Pair
 from sparsekit.kernels import KERNELS
-from sparsekit.patterns import NM, Block, Unstructured
+from sparsekit.patterns import (
+    NM,
+    PATTERNS,
+    Block,
+    Channel,
+    Filter,
+    Head,
+    KernelPattern,
+    KernelSlice,
+    OnePerKernel,
+    StridedKernel,
+    Unstructured,
+)
 
 MODEL = "zoo:make"
 
@@ -62,7 +74,7 @@ def test_every_command_explains_itself(capsys, command):
         (("prune", MODEL, "--sparsity", "1.5"), "expected a fraction of zeros in [0, 1), got 1.5"),
         (("prune", MODEL, "--sparsity", "much"), "'much' is not a valid float"),
         (("prune", MODEL, "--pattern", "5:4"), "expected integers 1 <= n <= m"),
-        (("prune", MODEL, "--pattern", "round"), "expected unstructured, N:M such as 2:4"),
+        (("prune", MODEL, "--pattern", "round"), "expected unstructured, filter, channel, kernel"),
         (("prune", MODEL, "--method", "guess"), "expected one of random"),
         (
             ("prune", MODEL, "--sparsity", "0.5", "--output", "no/such/folder/x"),
@@ -137,10 +149,35 @@ def test_info_prints_tables(capsys):
 
 @pytest.mark.parametrize(
     ("text", "pattern"),
-    [("unstructured", Unstructured()), ("2:4", NM(2, 4)), ("16x1", Block(16, 1)), ("2:4x", None), ("", None)],
+    [
+        ("unstructured", Unstructured()),
+        ("2:4", NM(2, 4)),
+        ("16x1", Block(16, 1)),
+        ("filter", Filter()),
+        ("channel", Channel()),
+        ("head:64", Head(64)),
+        ("head-in:64", Head(64, axis=1)),
+        ("kernel", KernelSlice()),
+        ("one-per-kernel", OnePerKernel()),
+        ("kernel-pattern", KernelPattern(4, 8)),
+        ("kernel-pattern:3:6", KernelPattern(3, 6)),
+        ("strided-kernel", StridedKernel(2)),
+        ("strided-kernel:3", StridedKernel(3)),
+        ("2:4x", None),
+        ("head", None),
+        ("", None),
+    ],
 )
 def test_patterns_are_read(text, pattern):
     assert read_pattern(text) == pattern
+
+
+def test_every_pattern_can_be_written_and_is_explained(capsys):
+    forms = ("2:4", "16x16", "head:64", "kernel-pattern:4:8", "strided-kernel:2")
+    assert {type(read_pattern(text)) for text in (*WORDS, *forms)} == set(PATTERNS)
+    _, out, _ = run(capsys, "prune", "--help")
+    told = "".join(out.split())  # lines break at hyphens too
+    assert all(text in told for text in (*WORDS, *forms))
 
 
 def test_a_folder_is_a_text_model(capsys, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import torch
 
 from sparsekit.errors import MaskError
 from sparsekit.mask import READABLE, Mask, read_mask
-from sparsekit.patterns import NM, Block, Unstructured
+from sparsekit.patterns import NM, Block, Channel, Filter, KernelSlice, Unstructured
 
 
 def test_counts():
@@ -45,7 +45,8 @@ def test_check_names_the_parameter():
 @pytest.mark.parametrize("pattern", READABLE, ids=str)
 def test_read_back_what_was_made(pattern):
     torch.manual_seed(0)
-    weight = torch.randn(256, 256)
+    shape = (32, 16, 3, 3) if pattern.refuses((256, 256)) else (250, 256) if pattern == Channel() else (256, 256)
+    weight = torch.randn(shape)
     keep = pattern.select(weight.abs(), None if pattern.fixes_sparsity else 0.75)
     mask = read_mask(weight * keep)
     assert torch.equal(mask.keep, keep)
@@ -63,10 +64,25 @@ def test_read_anything_else_as_unstructured():
 
 def test_zeros_outside_whole_units_need_an_explanation():
     """Of 66 rows, 64 fill a block; 3 % of the zeros lie in the two rows that are left."""
-    assert read_mask(torch.zeros(66, 64)).pattern == Unstructured()
     weight = torch.zeros(66, 64)
+    weight[64:, 0] = 1
+    assert read_mask(weight).pattern == Unstructured()
     weight[64:] = 1
     assert read_mask(weight).pattern == Block(64, 64)
+
+
+def test_units_of_one_weight_explain_nothing():
+    torch.manual_seed(0)
+    for shape in ((64, 1), (1, 64), (8, 8, 1, 1)):
+        weight = torch.randn(shape)
+        weight[weight < 0.5] = 0
+        assert read_mask(weight).pattern == Unstructured()
+    assert read_mask(torch.zeros(66, 64)).pattern == Filter()
+
+
+def test_a_mask_of_a_shape_that_its_pattern_refuses():
+    with pytest.raises(MaskError, match=r"KernelSlice\(\) needs kernels.*\(4, 4\)"):
+        Mask(torch.ones(4, 4, dtype=torch.bool), KernelSlice())
 
 
 def test_both_zeros_are_removed_and_nan_is_kept():

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sparsekit.cli.info import gather, tables
 from sparsekit.cli.source import load_source
-from sparsekit.cli.words import METHODS, MethodName, OutputFile, PatternName
+from sparsekit.cli.words import METHODS, PATTERN_HELP, MethodName, OutputFile, PatternName
 from sparsekit.errors import SparsekitError
 
 BAD_INPUT = 2
@@ -61,11 +61,11 @@ def info(threads: int | None, as_json: bool) -> None:
             Console().print(table)
 
 
-@app.command(epilog=MODEL_HELP + " Methods: " + ", ".join(METHODS) + ".")
+@app.command(epilog="\n\n".join([MODEL_HELP, f"Methods: {', '.join(METHODS)}.", PATTERN_HELP]))
 @click.argument("model")
 @click.option("--method", "--criterion", type=MethodName(), default="magnitude", help="How weights are chosen.")
-@click.option("--pattern", type=PatternName(), default="unstructured", help="unstructured, N:M such as 2:4, or 16x16.")
-@click.option("--sparsity", type=float, help="Fraction of zeros, in [0, 1); N:M fixes its own.")
+@click.option("--pattern", type=PatternName(), default="unstructured", help="What stays or goes together; see below.")
+@click.option("--sparsity", type=float, help="Fraction of zeros, in [0, 1); 2:4 and its like fix it.")
 @click.option("--texts", type=click.IntRange(1), default=256, help="Calibration texts, for text models.")
 @click.option("--output", type=OutputFile(), help="Write the weights here, as safetensors.")
 @as_json

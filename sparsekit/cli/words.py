@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sparsekit.errors import SparsekitError
-from sparsekit.patterns import NM, Block, Pattern, Unstructured
+from sparsekit.patterns import (
+    NM,
+    Block,
+    Channel,
+    Filter,
+    Head,
+    KernelPattern,
+    KernelSlice,
+    OnePerKernel,
+    Pattern,
+    StridedKernel,
+    Unstructured,
+)
 from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion, Search, Solver
 
 KINDS: tuple[type[Criterion] | type[Solver] | type[Search], ...] = (*CRITERIA, *SOLVERS, *SEARCHES)
 METHODS = {kind.__name__.lower(): kind for kind in KINDS}
-GROUP = re.compile(r"(\d+):(\d+)")
-SIDES = re.compile(r"(\d+)x(\d+)")
+WORDS: dict[str, type[Pattern]] = {
+    "unstructured": Unstructured,
+    "filter": Filter,
+    "channel": Channel,
+    "kernel": KernelSlice,
+    "one-per-kernel": OnePerKernel,
+    "kernel-pattern": KernelPattern,
+    "strided-kernel": StridedKernel,
+}
+"""Patterns that have a word, and no numbers that have to be given."""
+
+FORMS: tuple[tuple[str, Callable[..., Pattern]], ...] = (
+    (r"(\d+):(\d+)", NM),
+    (r"(\d+)x(\d+)", Block),
+    (r"head:(\d+)", Head),
+    (r"head-in:(\d+)", partial(Head, axis=1)),
+    (r"kernel-pattern:(\d+):(\d+)", KernelPattern),
+    (r"strided-kernel:(\d+)", StridedKernel),
+)
+"""How patterns with numbers are written, and what takes the numbers."""
+
+PATTERN_HELP = """Patterns: unstructured; 2:4 keeps 2 of every 4 inputs; 16x16 removes blocks of 16 outputs by 16
+inputs; filter removes outputs, channel inputs; head:64 removes heads of 64 outputs, head-in:64 of 64 inputs. Of
+convolutions only: kernel removes whole kernels; one-per-kernel keeps one weight of each; kernel-pattern:4:8 keeps 4 in
+one of 8 shapes; strided-kernel:2 keeps every second weight, from an offset per input channel."""
 
 
 class MethodName(click.ParamType):  # type: ignore[type-arg]
@@ -32,7 +69,7 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]
 
 
 class PatternName(click.ParamType):  # type: ignore[type-arg]
-    """``unstructured``, ``2:4`` (N:M) or ``16x16`` (blocks)."""
+    """A pattern as :data:`PATTERN_HELP` explains it."""
 
     name = "pattern"
 
@@ -43,9 +80,8 @@ class PatternName(click.ParamType):  # type: ignore[type-arg]
         except SparsekitError as error:
             self.fail(str(error), param, ctx)
         if pattern is None:
-            self.fail(
-                f"expected unstructured, N:M such as 2:4, or ROWSxCOLUMNS such as 16x16, got {value!r}", param, ctx
-            )
+            known = ", ".join(WORDS)
+            self.fail(f"expected {known}, or numbers as in 2:4 and 16x16 (see --help), got {value!r}", param, ctx)
         return pattern
 
 
@@ -66,10 +102,9 @@ class OutputFile(click.Path):
 
 def read_pattern(text: str) -> Pattern | None:
     """Return the pattern that ``text`` describes, or None."""
-    if text == "unstructured":
-        return Unstructured()
-    if found := GROUP.fullmatch(text):
-        return NM(int(found[1]), int(found[2]))
-    if found := SIDES.fullmatch(text):
-        return Block(int(found[1]), int(found[2]))
+    if text in WORDS:
+        return WORDS[text]()
+    for form, make in FORMS:
+        if found := re.fullmatch(form, text):
+            return make(*map(int, found.groups()))
     return None

@@ -23,10 +23,11 @@ ROOM = 1 << 22
 class KernelPattern(FixedPattern):
     """Every kernel keeps ``n`` of its taps, in one of at most ``size`` shapes that the whole layer shares.
 
-    The dictionary grows shape by shape, each time by the one that adds most to the score that the layer retains when
-    every kernel takes its best shape. All shapes compete where there are at most 256, as in 3 x 3 kernels; otherwise
-    those that are the best of some kernel, up to the 256 that retain most. A kernel of at most ``n`` taps loses
-    nothing; one that keeps none is legal. Weights without kernels, such as those of a Linear, are refused.
+    Where ``size`` shapes are enough to give each kernel its own best one, these are the dictionary. Otherwise it grows
+    shape by shape, each time by the one that adds most to the score that the layer retains. All shapes compete where
+    there are at most 256, as in 3 x 3 kernels; otherwise those that are the best of some kernel, up to the 256 that
+    retain most. A kernel of at most ``n`` taps loses nothing; one that keeps none is legal. Weights without kernels,
+    such as those of a Linear, are refused.
 
     Args:
         n: kept weights per kernel.
@@ -72,8 +73,7 @@ class KernelPattern(FixedPattern):
         if units.shape[1] <= self.n or not len(units):
             return torch.ones_like(units, dtype=torch.bool)
         shapes = self._dictionary(units)
-        best = [(part @ shapes.to(units).T).argmax(dim=1) for part in _parts(units, len(shapes))]
-        return shapes[torch.cat(best)]
+        return shapes[self._best(units, shapes)]
 
     def admits(self, keep: Tensor) -> bool:
         """Whether each kernel keeps ``n`` taps (all, if it has fewer) or none, in at most ``size`` shapes."""
@@ -83,9 +83,17 @@ class KernelPattern(FixedPattern):
             return False
         return len(torch.unique(used, dim=0)) <= self.size
 
+    def _best(self, kernels: Tensor, shapes: Tensor) -> Tensor:
+        """Which of ``shapes`` retains most of each kernel, ``(kernels,)``; the first among equals."""
+        weights = shapes.to(kernels).T
+        return torch.cat([(part @ weights).argmax(dim=1) for part in _parts(kernels, len(shapes))])
+
     def _dictionary(self, kernels: Tensor) -> Tensor:
         """The shapes to use, bool ``(up to size, taps)``, those with the lower taps first."""
         shapes = self._candidates(kernels)
+        own = torch.unique(self._best(kernels, shapes))
+        if len(own) <= self.size:
+            return shapes[own]
         weights = shapes.to(kernels).T
         retained = torch.full((len(kernels),), -torch.inf, device=kernels.device, dtype=kernels.dtype)
         chosen: list[int] = []
@@ -105,10 +113,10 @@ class KernelPattern(FixedPattern):
             places = torch.tensor(list(combinations(range(taps), self.n)), device=kernels.device)
             return torch.zeros(len(places), taps, dtype=torch.bool, device=kernels.device).scatter_(1, places, True)
         own = keep_highest(kernels, self.n)
-        shapes, which = torch.unique(own, dim=0, return_inverse=True)
-        shapes = shapes.flip(0)  # unique sorts False before True
+        found, which = torch.unique(own, dim=0, return_inverse=True)
+        shapes: Tensor = found.flip(0)  # unique sorts False before True
         value = kernels.new_zeros(len(shapes)).index_add_(0, len(shapes) - 1 - which, (kernels * own).sum(dim=1))
-        return shapes[keep_highest(value[None], min(CANDIDATES, len(shapes)))[0]]
+        return shapes[keep_highest(value[None], min(max(CANDIDATES, self.size), len(shapes)))[0]]
 
 
 def _parts(values: Tensor, width: int) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ class KernelSlice(Pattern):
 
     def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Repeat each kernel's choice over its taps."""
-        return units.reshape(-1, 1).expand(-1, taps_of(shape)).reshape(shape)
+        return units.reshape(-1, 1).repeat_interleave(taps_of(shape), dim=1).reshape(shape)
 
     def admits(self, keep: Tensor) -> bool:
         """Whether every kernel is kept or removed as a whole."""

@@ -69,7 +69,7 @@ class StridedKernel(FixedPattern):
         """Give each kernel the taps of its offset."""
         choices = self._choices(shape).to(units.device)
         taps = (units[:, :, None] & choices).any(dim=1)
-        return taps.expand(shape[1], -1).reshape(shape[1:]).expand(shape).clone()
+        return taps.expand(shape[1], -1).reshape(shape[1:]).expand(shape).contiguous()
 
     def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """True at the best offset of each row; ties go to the lower one."""
