@@ -5,6 +5,8 @@ from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, ErdosRen
 from sparsekit.pruning.criteria import (
     CRITERIA,
     LAMP,
+    PCAS,
+    BatchNormScale,
     Criterion,
     FilterNorm,
     GeometricMedian,
@@ -31,6 +33,7 @@ from sparsekit.pruning.solvers import (
     WoodFisher,
 )
 from sparsekit.pruning.statistics import (
+    ChannelAttention,
     Gradient,
     Gram,
     InputMean,
@@ -39,6 +42,7 @@ from sparsekit.pruning.statistics import (
     LayerStatistics,
     ModelStatistic,
     ModelView,
+    NormScale,
     SampleGradients,
     Statistic,
 )
@@ -50,9 +54,12 @@ __all__ = [
     "ERK",
     "LAMP",
     "OBERT",
+    "PCAS",
     "SEARCHES",
     "SOLVERS",
     "Allocation",
+    "BatchNormScale",
+    "ChannelAttention",
     "Criterion",
     "ErdosRenyi",
     "FilterNorm",
@@ -71,6 +78,7 @@ __all__ = [
     "ModelProblem",
     "ModelStatistic",
     "ModelView",
+    "NormScale",
     "PerLayer",
     "Random",
     "RandomBernoulli",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -73,7 +74,9 @@ def prune(  # noqa: PLR0913 - the one call of the package
     budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
     fraction = _fraction(method, pattern, budget, targets)
     problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, sparsity is None)
-    with _undoing() as write, Progress(disable=not progress, transient=True) as bar:
+    console = Console(stderr=True)
+    hidden = not (progress and console.is_terminal)
+    with _undoing() as write, Progress(console=console, disable=hidden, transient=True) as bar:
         task = bar.add_task(f"pruning {len(targets)} layers", total=len(targets))
         if isinstance(method, Search):
             masks = search(problem, method, write)

@@ -40,8 +40,8 @@ EXAMPLES = {
 MADE = [pattern for kind in PATTERNS for pattern in EXAMPLES[kind]]
 METHODS = [*CRITERIA, *SOLVERS, *SEARCHES]
 
-# Scores of these belong to places, not to weights.
-BLIND = {"Random", "RandomBernoulli"}
+# Scores of these belong to places, not to weights; those of PCAS start from a random network.
+BLIND = {"Random", "RandomBernoulli", "PCAS"}
 # How much these remove is random too.
 RANDOM_COUNTS = {"RandomBernoulli"}
 

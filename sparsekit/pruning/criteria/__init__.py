@@ -1,12 +1,14 @@
 """Which weights matter."""
 
 from sparsekit.pruning.criteria.base import Criterion
+from sparsekit.pruning.criteria.batchnorm_scale import BatchNormScale
 from sparsekit.pruning.criteria.filter_norm import FilterNorm
 from sparsekit.pruning.criteria.geometric_median import GeometricMedian
 from sparsekit.pruning.criteria.lamp import LAMP
 from sparsekit.pruning.criteria.magnitude import Magnitude
 from sparsekit.pruning.criteria.magnitude_activation import MagnitudeActivation
 from sparsekit.pruning.criteria.magnitude_gradient import MagnitudeGradient
+from sparsekit.pruning.criteria.pcas import PCAS
 from sparsekit.pruning.criteria.random import Random
 from sparsekit.pruning.criteria.random_bernoulli import RandomBernoulli
 from sparsekit.pruning.criteria.threshold_magnitude import ThresholdMagnitude
@@ -20,6 +22,8 @@ CRITERIA: tuple[type[Criterion], ...] = (
     LAMP,
     FilterNorm,
     GeometricMedian,
+    BatchNormScale,
+    PCAS,
     MagnitudeActivation,
     MagnitudeGradient,
     Wanda,
@@ -28,6 +32,8 @@ CRITERIA: tuple[type[Criterion], ...] = (
 __all__ = [
     "CRITERIA",
     "LAMP",
+    "PCAS",
+    "BatchNormScale",
     "Criterion",
     "FilterNorm",
     "GeometricMedian",

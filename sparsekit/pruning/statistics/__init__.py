@@ -10,11 +10,14 @@ from sparsekit.pruning.statistics.base import (
     Statistic,
     Target,
 )
+from sparsekit.pruning.statistics.channel_attention import ChannelAttention
 from sparsekit.pruning.statistics.gradient import Gradient
 from sparsekit.pruning.statistics.inputs import Gram, InputMean, InputNorm, InputStatistic, groups_of, input_rows
+from sparsekit.pruning.statistics.norm_scale import NormScale
 from sparsekit.pruning.statistics.samples import SampleGradients
 
 __all__ = [
+    "ChannelAttention",
     "Gradient",
     "Gram",
     "InputMean",
@@ -26,6 +29,7 @@ __all__ = [
     "ModelStatistic",
     "ModelView",
     "Needs",
+    "NormScale",
     "SampleGradients",
     "Statistic",
     "Target",
