@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from sparsekit.errors import PruningError
+from sparsekit.errors import CalibrationError, PruningError
 from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern
 from sparsekit.pruning.allocations import Allocation
@@ -62,11 +62,13 @@ class _Round:
         self.problem, self.method, self.allocation, self.write = problem, method, allocation, write
         self.pattern = problem.pattern
         self.masks: dict[str, Mask] = {}
+        self.told = False  # whether any score of this round differs from zero
         revives = isinstance(method, Criterion) and method.revives
         self.dense = {target.name: target.weight.detach().clone() for target in problem.targets} if revives else {}
 
     def run(self, fraction: float, advance: Callable[[], None]) -> None:
         """Bring the model to ``fraction``, calling ``advance`` after each layer."""
+        self.told = False
         needs = self.method.statistics()
         ranked = self._rank(needs) if self.allocation.compares_scores else {}
         shares = self._shares(ranked, fraction)
@@ -90,8 +92,18 @@ class _Round:
         else:
             for target, stats in surveyed(self.problem, (*inputs, *whole)):
                 visit(target, stats)
+        self._expect_a_difference(needs)
         for parameter, value in later:
             self.write(parameter, value)
+
+    def _expect_a_difference(self, needs: Needs) -> None:
+        """Raise :class:`CalibrationError` where data tell nothing about the model: a mask would be arbitrary."""
+        asks_model = any(kind.needs_batches for kind in split(needs)[1])
+        if asks_model and isinstance(self.method, Criterion) and not self.told:
+            raise CalibrationError(
+                f"{self.method}: expected scores that tell weights apart, got zeros in every layer: neither output nor "
+                f"loss depends on any weight of the model as it is"
+            )
 
     def _rank(self, needs: Needs) -> dict[str, Tensor]:
         """The scores of all layers, from the model as it is."""
@@ -119,6 +131,7 @@ class _Round:
                 f"{target.name}: expected finite scores of shape {tuple(target.weight.shape)} from {self.method}, "
                 f"got shape {tuple(scores.shape)} with {bad} NaN or infinite"
             )
+        self.told = self.told or bool(scores.any())
         before = None if self.dense else self.masks.get(target.name)
         return scores if before is None else scores.masked_fill(~before.keep, -torch.inf)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsekit.batches import describe, evaluating
@@ -92,3 +93,47 @@ def gradients(view: ModelView, loss: Tensor, weights: list[Tensor], *, create_gr
         if not bool(torch.isfinite(gradient).all()):
             raise CalibrationError(f"{target.name}: expected finite gradients, got NaN or infinite ones")
     return list(found)
+
+
+def mean_gradients(view: ModelView, weights: list[Tensor]) -> list[Tensor]:
+    """Return the mean over the batches of the gradient with respect to each of ``weights``; see :func:`gradients`."""
+    total = [weight.detach() * 0 for weight in weights]
+    for index in range(len(view.batches)):
+        torch._foreach_add_(total, gradients(view, loss_of(view, index), weights))
+    return [summed / len(view.batches) for summed in total]
+
+
+@contextmanager
+def twice_differentiable(view: ModelView, *, batch_statistics: bool = False) -> Iterator[list[Tensor]]:
+    """Like :func:`differentiable`, with attention computed by the one kernel that has second derivatives."""
+    with sdpa_kernel(SDPBackend.MATH), differentiable(view, batch_statistics=batch_statistics) as weights:
+        yield weights
+
+
+def hessian_product(
+    view: ModelView, slopes: Sequence[Tensor], weights: list[Tensor], vector: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the Hessian of a loss times ``vector``, in the shapes of ``weights``; the graph stays for another.
+
+    Args:
+        view: what is looked at.
+        slopes: the :func:`gradients` of the loss, with ``create_graph``, inside :func:`twice_differentiable`.
+        weights: of ``view.targets``.
+        vector: one tensor per weight.
+
+    Raises:
+        CalibrationError: an operation of the model has no second derivative, or the product is not finite.
+    """
+    bent = [(slope, part) for slope, part in zip(slopes, vector) if slope.requires_grad]
+    if not bent:  # the loss is linear in the weights
+        return [torch.zeros_like(weight) for weight in weights]
+    outputs, parts = zip(*bent)
+    try:
+        found = torch.autograd.grad(outputs, weights, parts, retain_graph=True, allow_unused=True)
+    except (RuntimeError, NotImplementedError) as error:
+        raise CalibrationError(f"model: expected operations with second derivatives, got: {error}") from error
+    products = [torch.zeros_like(weight) if part is None else part for weight, part in zip(weights, found)]
+    for target, product in zip(view.targets, products):
+        if not bool(torch.isfinite(product).all()):
+            raise CalibrationError(f"{target.name}: expected finite second derivatives, got NaN or infinite ones")
+    return products

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -61,6 +61,14 @@ class ModelStatistic(Statistic):
     """Whether it calls the loss function."""
 
     @classmethod
+    def using(cls, **settings: float) -> type[Self]:
+        """Return this statistic with other values of its class attributes: one type per set of values."""
+        key = (cls, tuple(sorted(settings.items())))
+        if key not in _VARIANTS:
+            _VARIANTS[key] = type(cls.__name__, (cls,), {"__module__": cls.__module__, **settings})
+        return cast(type[Self], _VARIANTS[key])
+
+    @classmethod
     def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
         """Bytes that the statistic of ``target`` takes; large ones are collected for a few layers at a time."""
         return 0
@@ -75,6 +83,7 @@ class ModelStatistic(Statistic):
         """
 
 
+_VARIANTS: dict[tuple[type[ModelStatistic], tuple[tuple[str, float], ...]], type[ModelStatistic]] = {}
 Needs = tuple[type[Statistic], ...]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from sparsekit.pruning.statistics.backward import differentiable, gradients, loss_of
+from sparsekit.pruning.statistics.backward import differentiable, mean_gradients
 from sparsekit.pruning.statistics.base import ModelStatistic, ModelView
 
 
@@ -22,7 +21,5 @@ class Gradient(ModelStatistic):
     def collect(cls, view: ModelView) -> dict[str, Self]:
         """Run each batch forward and backward once; see :meth:`ModelStatistic.collect`."""
         with differentiable(view) as weights:
-            total = [weight.detach() * 0 for weight in weights]
-            for index in range(len(view.batches)):
-                torch._foreach_add_(total, gradients(view, loss_of(view, index), weights))
-        return {target.name: cls(summed / len(view.batches)) for target, summed in zip(view.targets, total)}
+            means = mean_gradients(view, weights)
+        return {target.name: cls(mean) for target, mean in zip(view.targets, means)}
