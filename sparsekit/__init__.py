@@ -61,6 +61,7 @@ from sparsekit.pruning import (
     Wanda,
     WoodFisher,
     prune,
+    recalibrate_batchnorm,
 )
 
 __all__ = [
@@ -128,6 +129,7 @@ __all__ = [
     "prune",
     "pruning",
     "read_mask",
+    "recalibrate_batchnorm",
     "save",
 ]
 __version__ = "0.1.0"

@@ -135,6 +135,17 @@ class Pattern(ABC):
         lines = units if by_row else units.reshape(1, -1)
         return keep_highest(lines, lines.shape[1] - gone).reshape(units.shape)
 
+    def shuffle(self, keep: Tensor, generator: torch.Generator) -> Tensor:
+        """Choose at random as many units as the legal set ``keep`` has, bool, ``keep.shape``; what is left over stays.
+
+        A pattern that fixes its own sparsity chooses as many weights as it does by itself.
+        """
+        shape = tuple(keep.shape)
+        scores = torch.rand(shape, generator=generator, dtype=torch.float64).to(keep.device)
+        gone = self.pool(keep.double()) == 0
+        left_over = self.spread(torch.zeros_like(gone), shape) if not self.fixes_sparsity else torch.zeros_like(keep)
+        return torch.where(left_over, keep, self.choose(scores, int(gone.sum())))
+
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return ``(unit rows, unit columns)`` of a weight of ``shape``.
 

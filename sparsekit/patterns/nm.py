@@ -58,6 +58,15 @@ class NM(FixedPattern):
         """True at the ``n`` highest of each group of ``units`` ``(rows, k * m)``; ties go to the lower index."""
         return keep_highest(units.reshape(-1, self.m), self.n).reshape(units.shape)
 
+    def shuffle(self, keep: Tensor, generator: torch.Generator) -> Tensor:
+        """Shuffle inside each group; see :meth:`Pattern.shuffle`. Each group keeps as many as it had."""
+        groups = self.pool(keep).reshape(-1, self.m)
+        order = torch.rand(groups.shape, generator=generator).argsort(dim=1).to(keep.device)
+        shuffled = keep.clone()
+        units = self.pool(keep)
+        as_matrix(shuffled)[:, : units.shape[1]] = groups.gather(1, order).reshape(units.shape)
+        return shuffled
+
     def admits(self, keep: Tensor) -> bool:
         """Whether no whole group keeps more than ``n``."""
         groups = self.pool(keep).reshape(-1, self.m)

@@ -1,6 +1,7 @@
 """Pruning methods: masks, and sometimes new weights."""
 
 from sparsekit.pruning import frameworks
+from sparsekit.pruning.ablations import apply_masks, reinitialise, shuffle_masks
 from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, ErdosRenyi, Global, PerLayer, Uniform
 from sparsekit.pruning.criteria import (
     CRITERIA,
@@ -29,6 +30,7 @@ from sparsekit.pruning.criteria import (
 )
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
+from sparsekit.pruning.recalibration import recalibrate_batchnorm
 from sparsekit.pruning.searches import SEARCHES, ModelProblem, Search
 from sparsekit.pruning.solvers import (
     CAP,
@@ -61,6 +63,7 @@ from sparsekit.pruning.statistics import (
     Statistic,
     SynapticFlow,
 )
+from sparsekit.pruning.targets import prunable
 
 __all__ = [
     "ALLOCATIONS",
@@ -124,6 +127,11 @@ __all__ = [
     "Uniform",
     "Wanda",
     "WoodFisher",
+    "apply_masks",
     "frameworks",
+    "prunable",
     "prune",
+    "recalibrate_batchnorm",
+    "reinitialise",
+    "shuffle_masks",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.batches import describe, evaluating
+from sparsekit.batches import evaluating
 from sparsekit.errors import CalibrationError
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.statistics import (
@@ -23,6 +23,7 @@ from sparsekit.pruning.statistics import (
     groups_of,
     input_rows,
 )
+from sparsekit.pruning.statistics.forward import attempt
 
 InputNeeds = Sequence[type[InputStatistic]]
 Run = Callable[[int, Any], object]
@@ -94,15 +95,8 @@ def _watched_eval(model: nn.Module) -> Iterator[None]:
 
 def _attempt(run: Run, index: int, batch: Any) -> None:
     """Run one batch until it ends or :class:`_Reached`; name the batch that the model refuses."""
-    try:
-        run(index, batch)
-    except _Reached:
-        pass
-    except Exception as error:
-        raise CalibrationError(
-            f"batches[{index}]: expected what the model takes (a tensor, a tuple of positional or a dict of keyword "
-            f"arguments), got {describe(batch)}, and the model raised {type(error).__name__}: {error}"
-        ) from error
+    with suppress(_Reached):
+        attempt(partial(run, index), index, batch)
 
 
 @contextmanager

@@ -191,6 +191,7 @@ def _undoing() -> Iterator[Write]:
 
 def _report(masks: Mapping[str, Mask]) -> None:
     """Log what the pattern could not cover, and layers that lost nothing or everything."""
+    collapsed = []
     for name, mask in masks.items():
         shape = tuple(mask.shape)
         high, wide = mask.pattern.grid(shape)
@@ -199,4 +200,7 @@ def _report(masks: Mapping[str, Mask]) -> None:
         if mask.keep.numel() and not high * wide:
             LOG.warning("%s %s: no whole unit of %s fits, so it stays dense", name, shape, mask.pattern)
         elif mask.keep.numel() and not bool(mask.pattern.pool(mask.keep.float()).any()):
-            LOG.warning("%s %s: loses every unit of %s", name, shape, mask.pattern)
+            collapsed.append(f"{name} {shape}")
+    if collapsed:
+        count = f"{len(collapsed)} of {len(masks)} layers lose every unit"
+        LOG.warning("%s, and let nothing of their inputs through: %s", count, ", ".join(collapsed))

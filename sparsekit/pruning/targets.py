@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -14,6 +15,29 @@ from sparsekit.errors import LayerError
 from sparsekit.pruning.statistics import Layer, Target
 
 Choice = Callable[[str, nn.Module], bool] | Iterable[str] | None
+
+
+class PrunableList(list[tuple[str, tuple[int, ...]]]):
+    """Names and shapes of parameters; prints one per line, and their number of weights."""
+
+    def __str__(self) -> str:
+        lines = [f"{name} {' x '.join(map(str, shape))}" for name, shape in self]
+        return "\n".join([*lines, f"{sum(math.prod(shape) for _, shape in self):,} weights"])
+
+
+def prunable(model: nn.Module, layers: Choice = None) -> PrunableList:
+    """Return what ``prune`` would prune, ``(parameter name, shape)``, in its order; tied weights come once.
+
+    Biases, norms and embeddings are never in it.
+
+    Args:
+        model: any module.
+        layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all.
+
+    Raises:
+        LayerError: as :func:`find_targets`.
+    """
+    return PrunableList((target.name, tuple(target.weight.shape)) for target in find_targets(model, layers))
 
 
 def find_targets(model: nn.Module, choice: Choice = None) -> list[Target]:

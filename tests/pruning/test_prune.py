@@ -174,7 +174,21 @@ def test_global_may_empty_a_layer_and_says_so(caplog):
     with caplog.at_level(logging.WARNING, "sparsekit"):
         masks = prune(model, Magnitude(), sparsity=0.5, allocation=Global())
     assert [mask.nnz for mask in masks.values()] == [0, 16]
-    assert "0.weight (4, 4): loses every unit" in caplog.text
+    assert "1 of 2 layers lose every unit, and let nothing of their inputs through: 0.weight (4, 4)" in caplog.text
+
+
+def test_all_layers_that_collapse_are_counted_and_named(caplog):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+        model[2].weight.mul_(1e-3)
+    with caplog.at_level(logging.WARNING, "sparsekit"):
+        prune(nn.Linear(4, 4), Magnitude(), Block(2, 2), 0.75)
+        assert not caplog.records
+        prune(model, Magnitude(), Block(2, 2), 10 / 16, allocation=Global())
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 of 3 layers lose every unit")
+    assert record.getMessage().endswith(": 0.weight (4, 4), 2.weight (4, 6)")
 
 
 def test_erk_with_a_solver():

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sparsekit.batches import describe
 from sparsekit.errors import CalibrationError
-from sparsekit.pruning.statistics.base import ModelView
 
 
-def attempt(view: ModelView, index: int) -> Any:
-    """Run batch ``index`` and return what the model, or the loss function, returns.
+def attempt(run: Callable[[Any], Any], index: int, batch: Any) -> Any:
+    """Return ``run(batch)``, where ``run`` calls the model with what comes as number ``index``.
 
     Raises:
         CalibrationError: it fails.
     """
-    batch = view.batches[index]
     try:
-        return view.run(batch)
+        return run(batch)
     except Exception as error:
         raise CalibrationError(
             f"batches[{index}]: expected what the model takes (a tensor, a tuple of positional or a dict of keyword "

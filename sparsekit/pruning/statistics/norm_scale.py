@@ -41,8 +41,8 @@ class NormScale(ModelStatistic):
             CalibrationError: no BatchNorm with a scale follows a layer, which is named.
         """
         with evaluating(view.model), _followed(view.model, view.targets) as norms:
-            for index in range(len(view.batches)):
-                attempt(view, index)
+            for index, batch in enumerate(view.batches):
+                attempt(view.run, index, batch)
         return {target.name: cls(_scale(target, norms[target])) for target in view.targets}
 
 
