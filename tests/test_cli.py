@@ -56,7 +56,7 @@ def run(capsys, *arguments):
     return ended.value.code or 0, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("prune",), ("plan",), ("bench",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("methods",), ("prune",), ("plan",), ("bench",)])
 def test_every_command_explains_itself(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0
@@ -75,7 +75,8 @@ def test_every_command_explains_itself(capsys, command):
         (("prune", MODEL, "--sparsity", "much"), "'much' is not a valid float"),
         (("prune", MODEL, "--pattern", "5:4"), "expected integers 1 <= n <= m"),
         (("prune", MODEL, "--pattern", "round"), "expected unstructured, filter, channel, kernel"),
-        (("prune", MODEL, "--method", "guess"), "expected one of random"),
+        (("prune", MODEL, "--method", "magnitud"), "`sparsekit methods` lists, got 'magnitud'; did you mean magnitude"),
+        (("prune", MODEL, "--allocation", "guess"), "expected one that `sparsekit methods` lists, got 'guess'"),
         (
             ("prune", MODEL, "--sparsity", "0.5", "--output", "no/such/folder/x"),
             "expected a file in a folder that exists",
@@ -118,6 +119,18 @@ def test_prune_saves_what_it_says(capsys, zoo, method):
     for layer in layers:
         assert layer["nnz"] == int((weights[layer["name"]] != 0).sum())
         assert layer["sparsity"] == 0.75 or method == "randombernoulli"
+
+
+def test_names_may_be_written_in_any_case_and_layers_share_zeros(capsys, zoo):
+    options = ("--sparsity", "0.75", "--json")
+    status, out, _ = run(capsys, "prune", MODEL, "--method", "Magnitude-Gradient", "--allocation", "GLOBAL", *options)
+    assert status == 0
+    layers = json.loads(out)["layers"]
+    assert sum(layer["nnz"] for layer in layers) == (32 * 64 + 64 * 10) // 4
+    assert layers[0]["sparsity"] != layers[1]["sparsity"]
+    status, _, err = run(capsys, "prune", MODEL, "--method", "wanda", "--pattern", "2:4", "--allocation", "erk")
+    assert status == 2
+    assert "nothing to share out" in err
 
 
 def test_prune_prints_a_summary(capsys, zoo):

@@ -1,4 +1,4 @@
-"""The command line: ``sparsekit demo | info | prune | plan | bench``."""
+"""The command line: ``sparsekit demo | info | methods | prune | plan | bench``."""
 
 from sparsekit.cli.app import app, main
 

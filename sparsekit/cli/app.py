@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from sparsekit.cli.info import gather, tables
+from sparsekit.cli.methods import gather_methods, markdown, method_tables
 from sparsekit.cli.source import load_source
-from sparsekit.cli.words import METHODS, PATTERN_HELP, MethodName, OutputFile, PatternName
+from sparsekit.cli.words import ALLOCATION_NAMES, METHODS, PATTERN_HELP, OutputFile, PartName, PatternName
 from sparsekit.errors import SparsekitError
 
 BAD_INPUT = 2
@@ -21,6 +22,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 threads = click.option("--threads", type=click.IntRange(1), help="Threads to use [default: torch's own number].")
 MODEL_HELP = """MODEL is 'minilm', a folder that transformers can load, or package.module:function, where the function
 returns (model, example_inputs)."""
+METHOD_HELP = "How weights are chosen; see `sparsekit methods`."
+METHODS_HELP = "`sparsekit methods` lists all methods and allocations; names may be written in any case."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -61,15 +64,38 @@ def info(threads: int | None, as_json: bool) -> None:
             Console().print(table)
 
 
-@app.command(epilog="\n\n".join([MODEL_HELP, f"Methods: {', '.join(METHODS)}.", PATTERN_HELP]))
+@app.command()
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/methods.md.")
+@as_json
+def methods(as_markdown: bool, as_json: bool) -> None:
+    """List every method, allocation and pattern: what it does, what it needs, and its paper."""
+    if as_json:
+        print_json(gather_methods())
+    elif as_markdown:
+        click.echo(markdown(), nl=False)
+    else:
+        for table in method_tables():
+            Console().print(table)
+
+
+@app.command(epilog="\n\n".join([MODEL_HELP, METHODS_HELP, PATTERN_HELP]))
 @click.argument("model")
-@click.option("--method", "--criterion", type=MethodName(), default="magnitude", help="How weights are chosen.")
+@click.option(
+    "--method",
+    "--criterion",
+    type=PartName("method", METHODS),
+    default="magnitude",
+    help="How weights are chosen; see `sparsekit methods`.",
+)
 @click.option("--pattern", type=PatternName(), default="unstructured", help="What stays or goes together; see below.")
 @click.option("--sparsity", type=float, help="Fraction of zeros, in [0, 1); 2:4 and its like fix it.")
+@click.option(
+    "--allocation", type=PartName("allocation", ALLOCATION_NAMES), default="uniform", help="How layers share the zeros."
+)
 @click.option("--texts", type=click.IntRange(1), default=256, help="Calibration texts, for text models.")
 @click.option("--output", type=OutputFile(), help="Write the weights here, as safetensors.")
 @as_json
-def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: bool, **amounts: Any) -> None:
+def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: bool, **options: Any) -> None:
     """Prune MODEL once and print a summary per layer."""
     from safetensors.torch import save_model
 
@@ -78,13 +104,14 @@ def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: b
     from sparsekit.pruning import prune as prune_model
     from sparsekit.pruning.prune import reads_batches
 
-    source = load_source(model)
+    source, allocation = load_source(model), options["allocation"]
     masks = prune_model(
         source.model,
         method,
         pattern=pattern,
-        sparsity=amounts["sparsity"],
-        batches=source.batches(amounts["texts"]) if reads_batches(method) else None,
+        sparsity=options["sparsity"],
+        allocation=allocation,
+        batches=source.batches(options["texts"]) if reads_batches(method) or allocation.needs_batches else None,
         loss_fn=SampledOutput(),
         progress=not as_json,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from sparsekit.patterns import (
     StridedKernel,
     Unstructured,
 )
-from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion, Search, Solver
+from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, Criterion, Search, Solver
 
 KINDS: tuple[type[Criterion] | type[Solver] | type[Search], ...] = (*CRITERIA, *SOLVERS, *SEARCHES)
 METHODS = {kind.__name__.lower(): kind for kind in KINDS}
+ALLOCATION_NAMES = {kind.__name__.lower(): kind for kind in ALLOCATIONS}
 WORDS: dict[str, type[Pattern]] = {
     "unstructured": Unstructured,
     "filter": Filter,
@@ -55,17 +57,29 @@ convolutions only: kernel removes whole kernels; one-per-kernel keeps one weight
 one of 8 shapes; strided-kernel:2 keeps every second weight, from an offset per input channel."""
 
 
-class MethodName(click.ParamType):  # type: ignore[type-arg]
-    """A criterion or solver by its name, with its default settings."""
+class PartName(click.ParamType):  # type: ignore[type-arg]
+    """A method or an allocation by its name in any case, with its default settings.
 
-    name = "method"
+    Args:
+        word: what it is called in messages.
+        parts: the classes by their names in lower case.
+    """
+
+    def __init__(self, word: str, parts: Mapping[str, Callable[[], Any]]) -> None:
+        self.name = word
+        self.parts = parts
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the method called ``value``."""
-        kind = METHODS.get(str(value).lower())
-        if kind is None:
-            self.fail(f"expected one of {', '.join(METHODS)}, got {value!r}", param, ctx)
-        return kind()
+        """Return the part called ``value``."""
+        name = re.sub("[-_ ]", "", str(value)).lower()
+        if name not in self.parts:
+            close = difflib.get_close_matches(name, self.parts, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            self.fail(f"expected one that `sparsekit methods` lists, got {value!r}{hint}", param, ctx)
+        try:
+            return self.parts[name]()
+        except SparsekitError as error:
+            self.fail(str(error), param, ctx)
 
 
 class PatternName(click.ParamType):  # type: ignore[type-arg]

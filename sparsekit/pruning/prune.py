@@ -145,13 +145,16 @@ def reads_batches(method: Method) -> bool:
     return any(kind.needs_batches if issubclass(kind, ModelStatistic) else True for kind in needs)
 
 
+def calls_loss(method: Method) -> bool:
+    """Whether ``method`` calls the loss function."""
+    if isinstance(method, Search):
+        return method.needs_loss
+    return any(issubclass(kind, ModelStatistic) and kind.needs_loss for kind in method.statistics())
+
+
 def _check_loss(method: Method, loss_fn: LossFunction | None) -> None:
     """Raise :class:`CalibrationError` unless there is a loss function where ``method`` calls one."""
-    if isinstance(method, Search):
-        wanted = method.needs_loss
-    else:
-        wanted = any(issubclass(kind, ModelStatistic) and kind.needs_loss for kind in method.statistics())
-    if wanted and not callable(loss_fn):
+    if calls_loss(method) and not callable(loss_fn):
         raise CalibrationError(f"loss_fn: {method} needs loss_fn(model, batch), a scalar tensor, got {loss_fn!r}")
 
 
