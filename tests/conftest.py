@@ -1,4 +1,4 @@
-"""Every test runs with uninitialised memory poisoned, and away from the user's measurements."""
+"""Every test runs with uninitialised memory poisoned, on one thread, and away from the user's measurements."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def _no_measurements_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Keep small work on one thread: waking others costs more than it. Tests about threads set their own number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
