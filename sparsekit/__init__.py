@@ -60,6 +60,7 @@ from sparsekit.pruning import (
     Uniform,
     Wanda,
     WoodFisher,
+    isometry_,
     prune,
     recalibrate_batchnorm,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "WoodFisher",
     "compile",
     "formats",
+    "isometry_",
     "kernels",
     "load",
     "nn",

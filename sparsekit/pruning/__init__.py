@@ -28,6 +28,10 @@ from sparsekit.pruning.criteria import (
     ThresholdMagnitude,
     Wanda,
 )
+from sparsekit.pruning.isometry import (
+    Isometry,
+    isometry_,
+)
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
@@ -97,6 +101,7 @@ __all__ = [
     "InputMean",
     "InputNorm",
     "InputStatistic",
+    "Isometry",
     "IterativeSNIP",
     "LayerProblem",
     "LayerStatistics",
@@ -129,6 +134,7 @@ __all__ = [
     "WoodFisher",
     "apply_masks",
     "frameworks",
+    "isometry_",
     "prunable",
     "prune",
     "recalibrate_batchnorm",

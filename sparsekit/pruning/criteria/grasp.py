@@ -21,7 +21,7 @@ class GraSP(Criterion):
     divide the logits by it, as the paper does by 200. Meant for a model before training, batches with several samples
     of each class, and ``Global``.
 
-    Source: Wang, Zhang, Grosse 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow", eq. 8.
+    Source: Wang, Zhang, Grosse 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow".
     """
 
     needs: ClassVar[Needs] = (HessianGradient,)

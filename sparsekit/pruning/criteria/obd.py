@@ -28,7 +28,7 @@ class OBD(Criterion):
     Raises:
         PruningError: ``probes`` is smaller than 1.
 
-    Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage", eq. 5; the estimate of ``h`` is Bekas, Kokiopoulou,
+    Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage"; the estimate of ``h`` is Bekas, Kokiopoulou,
     Saad's.
     """
 

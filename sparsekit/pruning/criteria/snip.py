@@ -18,7 +18,7 @@ class SNIP(Criterion):
     The gradient is the mean over the batches, with BatchNorm normalising by the batch. Meant for a model before
     training whose weights were drawn with a variance that fits their fan-in, one batch, and ``Global``.
 
-    Source: Lee, Ajanthan, Torr 2019, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", eq. 6.
+    Source: Lee, Ajanthan, Torr 2019, "SNIP: Single-shot Network Pruning based on Connection Sensitivity".
     """
 
     needs: ClassVar[Needs] = (InitialGradient,)
