@@ -169,6 +169,12 @@ class TestTaylorActivation:
         torch.testing.assert_close(found, wanted / wanted.norm())
         assert float(found.norm()) == pytest.approx(1)
 
+    def test_images_of_other_sizes_count_by_their_own_positions(self):
+        samples = torch.tensor([[8.0, 4.0], [6.0, 60.0]])
+        scores = sk.TaylorActivation().score(torch.ones(2, 1), stats_of(samples, (1, 1), (4.0, 6.0)))
+        wanted = torch.tensor([2 + 1, 1 + 10.0])
+        torch.testing.assert_close(scores.flatten(), (wanted / wanted.norm()).double(), rtol=1e-6, atol=0)
+
     def test_penalty_per_million_operations(self):
         weight, stats = torch.rand(4, 3, 2, 2), stats_of(torch.rand(5, 4), (2, 3), (100.0, 200.0))
         free = sk.TaylorActivation().score(weight, stats).flatten(1).sum(dim=1)
@@ -197,7 +203,7 @@ class TestTaylorGate:
 
     def test_by_weight(self):
         model, batches = Network(), data((6, 6, 6))
-        method = sk.TaylorGate(momentum=0.5, by_weight=True)
+        method = sk.TaylorGate(momentum=0.75, by_weight=True)
         found = {
             t.name: method.score(t.weight.detach(), stats)
             for t, stats in surveyed(view_of(model, batches), method.statistics())
@@ -208,7 +214,7 @@ class TestTaylorGate:
             loss_fn(model.eval(), batch).backward()
             squares.append({t.name: (t.weight * t.weight.grad).square().detach() for t in find_targets(model)})
         for name, score in found.items():
-            wanted = 0.25 * squares[0][name] + 0.25 * squares[1][name] + 0.5 * squares[2][name]
+            wanted = 0.5625 * squares[0][name] + 0.1875 * squares[1][name] + 0.25 * squares[2][name]
             torch.testing.assert_close(score, wanted, rtol=1e-4, atol=1e-12)
 
     def test_settings_make_types(self):
@@ -293,7 +299,7 @@ class TestScoresOfFilters:
 
     def test_whole_filters_go(self, method):
         model = Network()
-        masks = sk.prune(model, method, sk.Block(1, 18), 0.5, batches=data(), loss_fn=loss_fn, layers=["conv"])
+        masks = sk.prune(model, method, sk.Filter(), 0.5, batches=data(), loss_fn=loss_fn, layers=["conv"])
         keep = masks["conv.weight"].keep.flatten(1)
         assert keep.all(dim=1).tolist() == keep.any(dim=1).tolist()
         assert int(keep.all(dim=1).sum()) == 2
