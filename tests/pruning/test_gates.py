@@ -239,14 +239,8 @@ class TestSkeletonization:
         return method.score(target.weight.detach(), stats).sum(dim=1)
 
     def batches(self, count):
-        generator = torch.Generator().manual_seed(2)
-        return [
-            (
-                torch.randn(7, 3, generator=generator, dtype=torch.float64),
-                torch.randn(7, 2, generator=generator, dtype=torch.float64),
-            )
-            for _ in range(count)
-        ]
+        rows = torch.randn(count, 7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        return [(batch[:, :3], batch[:, 3:]) for batch in rows]
 
     def test_is_minus_the_slope_of_the_attention_behind_the_unit(self):
         """Attention on a unit's output scales its outgoing weights: finite differences, and the sum of ``-g * w``."""
