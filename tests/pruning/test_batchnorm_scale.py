@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparsekit.errors import CalibrationError
-from sparsekit.patterns import Block
+from sparsekit.patterns import Filter
 from sparsekit.pruning import BatchNormScale, Global, ModelView, NormScale, prune
 from sparsekit.pruning.targets import find_targets
 
@@ -53,9 +53,18 @@ def test_the_threshold_is_a_quantile_of_all_scales(share):
     for norm in (model[1], model[4]):
         nn.init.normal_(norm.weight)
     gammas = torch.cat([model[1].weight, model[4].weight]).detach().abs()
-    masks = prune(model, BatchNormScale(), Block(1, 8), share, allocation=Global(), batches=[torch.randn(4, 8)])
+    masks = prune(model, BatchNormScale(), Filter(), share, allocation=Global(), batches=[torch.randn(4, 8)])
     kept = torch.cat([mask.keep[:, 0] for mask in masks.values()])
     assert torch.equal(kept, gammas > gammas.quantile(share))
+
+
+def test_filters_of_different_sizes_compare():
+    model = net()
+    norms = (model.norm_a, model.norm_b, model.norm)
+    gammas = torch.cat([norm.weight for norm in norms]).detach().abs()
+    masks = prune(model, BatchNormScale(), Filter(), 0.5, allocation=Global(), batches=[X])
+    kept = [mask.keep.flatten(1).all(dim=1) for mask in masks.values()]
+    assert torch.equal(torch.cat(kept), gammas > gammas.quantile(0.5))
 
 
 def test_removing_by_scale_and_shift_is_removal():
@@ -64,7 +73,7 @@ def test_removing_by_scale_and_shift_is_removal():
     with torch.no_grad():
         model.norm_a.weight[:3] = model.norm_a.bias[:3] = 0
         before = model(X)
-        prune(model, BatchNormScale(), Block(1, 27), 0.5, batches=[X], layers=["a"])
+        prune(model, BatchNormScale(), Filter(), 0.5, batches=[X], layers=["a"])
         assert torch.equal(model(X), before)
     assert not model.a.weight[:3].any()
 

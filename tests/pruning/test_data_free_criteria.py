@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from sparsekit.errors import PruningError
-from sparsekit.patterns import NM, Block, Unstructured
+from sparsekit.patterns import NM, Block, Filter
 from sparsekit.pruning import (
     LAMP,
     FilterNorm,
@@ -23,11 +23,6 @@ from sparsekit.pruning import (
 )
 
 NAMED = LayerStatistics("weight")
-
-
-def filters(weight):
-    """The pattern whose units are the filters of ``weight``."""
-    return Block(1, weight[0].numel())
 
 
 class TestRandomBernoulli:
@@ -133,7 +128,7 @@ class TestFilterNorm:
         layer.weight = nn.Parameter(torch.randn(shape))
         weight = layer.weight.detach().clone()
         torch_prune.ln_structured(layer, "weight", amount=4, n=p, dim=0)
-        keep = filters(weight).select(FilterNorm(p, mean).score(weight, NAMED), 4 / shape[0])
+        keep = Filter().select(FilterNorm(p, mean).score(weight, NAMED), 4 / shape[0])
         assert torch.equal(keep, layer.weight_mask.bool())
 
     def test_scores_of_a_filter_sum_to_its_norm(self, shape):
@@ -144,15 +139,14 @@ class TestFilterNorm:
             mean = FilterNorm(p, mean=True).score(weight, NAMED).flatten(1).sum(dim=1)
             torch.testing.assert_close(mean, wanted / weight[0].numel())
 
-    def test_single_weights_of_a_filter_tie(self, shape):
-        """Whole filters go first; of the one that is cut, the lower indices stay."""
+    def test_l1_of_single_weights_is_magnitude(self, shape):
         weight = torch.randn(shape)
-        size = weight[0].numel()
-        keep = Unstructured().select(FilterNorm().score(weight, NAMED), (3 * size + 2) / weight.numel())
-        order = weight.flatten(1).abs().sum(dim=1).argsort()
-        assert not keep[order[:3]].any()
-        assert keep[order[4:]].all()
-        assert keep[order[3]].flatten().tolist() == [True] * (size - 2) + [False] * 2
+        torch.testing.assert_close(FilterNorm().score(weight, NAMED), weight.double().abs())
+
+    def test_inside_a_filter_magnitude_decides(self, shape):
+        weight = torch.randn(shape)
+        inside = FilterNorm(2).score(weight, NAMED).flatten(1).argsort(dim=1)
+        assert torch.equal(inside, weight.flatten(1).abs().argsort(dim=1))
 
 
 class TestGeometricMedian:
@@ -180,7 +174,7 @@ class TestGeometricMedian:
         torch.manual_seed(0)
         weight = torch.eye(8)[:6] * 0.5
         weight[[1, 3, 4]] = torch.full((8,), 0.5) + 0.01 * torch.randn(3, 8)
-        pattern = filters(weight)
+        pattern = Filter()
         gone = ~pattern.select(GeometricMedian().score(weight, NAMED), 0.5)[:, 0]
         assert gone.nonzero().flatten().tolist() == [1, 3, 4]
         by_norm = ~pattern.select(FilterNorm(2).score(weight, NAMED), 0.5)[:, 0]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsekit.errors import PruningError
 from sparsekit.patterns.base import as_matrix
 from sparsekit.pruning.criteria.base import Criterion
-from sparsekit.pruning.criteria.filter_norm import spread_filters
+from sparsekit.pruning.criteria.spreading import share_by_magnitude
 from sparsekit.pruning.statistics import LayerStatistics
 
 DISTANCES = ("l2", "l1", "cosine")
@@ -21,10 +21,11 @@ ROOM = 1 << 24
 
 @dataclass(frozen=True)
 class GeometricMedian(Criterion):
-    """``sum_j ||filter_i - filter_j||`` over all filters of the layer, spread over the weights of the filter.
+    """``sum_j ||filter_i - filter_j||`` over all filters of the layer, shared out over its weights.
 
     The filters nearest to the geometric median of their layer go: what they contribute, the others can represent. Made
-    for patterns whose units are whole filters; with finer ones the weights of a filter tie.
+    for patterns whose units are whole filters; the weights of a filter share its score by magnitude, and one of zeros
+    scores 0.
 
     Args:
         distance: "l2", "l1", or "cosine" (1 - cosine similarity; 0 from and to a filter of zeros).
@@ -43,10 +44,10 @@ class GeometricMedian(Criterion):
             raise PruningError(f"GeometricMedian: expected distance {' or '.join(DISTANCES)}, got {self.distance!r}")
 
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
-        """Return the filter's summed distance over its size, at each of its weights; see :meth:`Criterion.score`."""
+        """Return each weight's share in the summed distance of its filter; see :meth:`Criterion.score`."""
         filters = as_matrix(weight).double()
         parts = torch.split(filters, max(1, ROOM // max(1, len(filters))))
-        return spread_filters(torch.cat([self._distances(part, filters).sum(dim=1) for part in parts]), weight)
+        return share_by_magnitude(torch.cat([self._distances(part, filters).sum(dim=1) for part in parts]), weight)
 
     def _distances(self, some: Tensor, filters: Tensor) -> Tensor:
         """From each of ``some`` ``(rows, n)`` to each of ``filters`` ``(out, n)``: ``(rows, out)``."""

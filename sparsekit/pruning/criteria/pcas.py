@@ -8,19 +8,19 @@ from torch import Tensor
 
 from sparsekit.errors import PruningError
 from sparsekit.pruning.criteria.base import Criterion
-from sparsekit.pruning.criteria.filter_norm import spread_filters
+from sparsekit.pruning.criteria.spreading import share_by_magnitude
 from sparsekit.pruning.statistics import ChannelAttention, LayerStatistics, Needs
 from sparsekit.pruning.statistics.channel_attention import Training, trained
 
 
 @dataclass(frozen=True)
 class PCAS(Criterion):
-    """The mean attention of each channel, learnt on the loss, spread over the weights of the filter.
+    """The mean attention of each channel, learnt on the loss, shared out over the weights of the filter.
 
     A squeeze-and-excitation network behind each layer is trained for a few steps while the model stays fixed, and then
     removed; a channel's score is the mean of its sigmoid over the samples. Made for patterns whose units are whole
-    filters and for ``Global``; with finer patterns the weights of a filter tie. The paper's exact loss and training are
-    not reproduced: see :class:`~sparsekit.pruning.statistics.ChannelAttention` for what is done.
+    filters and for ``Global``; the weights of a filter share its score by magnitude. The paper's exact loss and
+    training are not reproduced: see :class:`~sparsekit.pruning.statistics.ChannelAttention` for what is done.
 
     Args:
         steps: of Adam, one batch each, in turn.
@@ -49,8 +49,8 @@ class PCAS(Criterion):
         return (self._attention(),)
 
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
-        """Return the filter's attention over its size, at each of its weights; see :meth:`Criterion.score`."""
-        return spread_filters(stats[self._attention()].mean, weight)
+        """Return each weight's share in the attention of its filter; see :meth:`Criterion.score`."""
+        return share_by_magnitude(stats[self._attention()].mean, weight)
 
     def _attention(self) -> type[ChannelAttention]:
         return trained(Training(self.steps, self.rate, self.reduction, self.seed))
