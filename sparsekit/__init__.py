@@ -18,6 +18,7 @@ from sparsekit.errors import (
 from sparsekit.mask import Mask, read_mask
 from sparsekit.patterns import (
     NM,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -26,6 +27,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 from sparsekit.planning import Plan, compile, plan
@@ -75,6 +77,7 @@ __all__ = [
     "OBERT",
     "PCAS",
     "SNIP",
+    "VNM",
     "BatchNormScale",
     "Block",
     "CalibrationError",
@@ -115,6 +118,7 @@ __all__ = [
     "TaylorActivation",
     "TaylorGate",
     "ThresholdMagnitude",
+    "TransposableNM",
     "Uniform",
     "Unstructured",
     "Wanda",

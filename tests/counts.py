@@ -4,6 +4,7 @@ import math
 
 from sparsekit.patterns import (
     NM,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -12,6 +13,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 from sparsekit.patterns.base import removed
@@ -41,6 +43,10 @@ def kept_of_fixed(pattern, shape):
     columns, kernels = math.prod(shape[1:]), math.prod(shape[:2])
     if isinstance(pattern, NM):
         return out * (columns // pattern.m * pattern.n + columns % pattern.m)
+    if isinstance(pattern, (TransposableNM, VNM)):
+        side = pattern.m if isinstance(pattern, TransposableNM) else pattern.v
+        blocks = (out // side) * (columns // pattern.m)
+        return out * columns - blocks * side * (pattern.m - pattern.n)
     if isinstance(pattern, KernelPattern):
         return kernels * min(pattern.n, taps)
     if isinstance(pattern, OnePerKernel):

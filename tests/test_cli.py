@@ -16,6 +16,7 @@ from sparsekit.kernels import KERNELS
 from sparsekit.patterns import (
     NM,
     PATTERNS,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -24,6 +25,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 
@@ -176,6 +178,8 @@ def test_info_prints_tables(capsys):
         ("unstructured", Unstructured()),
         ("2:4", NM(2, 4)),
         ("16x1", Block(16, 1)),
+        ("2:4t", TransposableNM(2, 4)),
+        ("64:2:8", VNM(64, 2, 8)),
         ("filter", Filter()),
         ("channel", Channel()),
         ("head:64", Head(64)),
@@ -196,7 +200,7 @@ def test_patterns_are_read(text, pattern):
 
 
 def test_every_pattern_can_be_written_and_is_explained(capsys):
-    forms = ("2:4", "16x16", "head:64", "kernel-pattern:4:8", "strided-kernel:2")
+    forms = ("2:4", "2:4t", "64:2:8", "16x16", "head:64", "kernel-pattern:4:8", "strided-kernel:2")
     assert {type(read_pattern(text)) for text in (*WORDS, *forms)} == set(PATTERNS)
     _, out, _ = run(capsys, "prune", "--help")
     told = "".join(out.split())  # lines break at hyphens too

@@ -14,6 +14,7 @@ import click
 from sparsekit.errors import SparsekitError
 from sparsekit.patterns import (
     NM,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -23,6 +24,7 @@ from sparsekit.patterns import (
     OnePerKernel,
     Pattern,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, Criterion, Search, Solver
@@ -43,6 +45,8 @@ WORDS: dict[str, type[Pattern]] = {
 
 FORMS: tuple[tuple[str, Callable[..., Pattern]], ...] = (
     (r"(\d+):(\d+)", NM),
+    (r"(\d+):(\d+)t", TransposableNM),
+    (r"(\d+):(\d+):(\d+)", VNM),
     (r"(\d+)x(\d+)", Block),
     (r"head:(\d+)", Head),
     (r"head-in:(\d+)", partial(Head, axis=1)),
@@ -51,10 +55,11 @@ FORMS: tuple[tuple[str, Callable[..., Pattern]], ...] = (
 )
 """How patterns with numbers are written, and what takes the numbers."""
 
-PATTERN_HELP = """Patterns: unstructured; 2:4 keeps 2 of every 4 inputs; 16x16 removes blocks of 16 outputs by 16
-inputs; filter removes outputs, channel inputs; head:64 removes heads of 64 outputs, head-in:64 of 64 inputs. Of
-convolutions only: kernel removes whole kernels; one-per-kernel keeps one weight of each; kernel-pattern:4:8 keeps 4 in
-one of 8 shapes; strided-kernel:2 keeps every second weight, from an offset per input channel."""
+PATTERN_HELP = """Patterns: unstructured; 2:4 keeps 2 of every 4 inputs, 2:4t of every 4 outputs too; 64:2:8 keeps 4 of
+every 8 inputs for 64 outputs at a time, and 2 of these 4 for each; 16x16 removes blocks of 16 outputs by 16 inputs;
+filter removes outputs, channel inputs; head:64 removes heads of 64 outputs, head-in:64 of 64 inputs. Of convolutions
+only: kernel removes whole kernels; one-per-kernel keeps one weight of each; kernel-pattern:4:8 keeps 4 in one of 8
+shapes; strided-kernel:2 keeps every second weight, from an offset per input channel."""
 
 
 class PartName(click.ParamType):  # type: ignore[type-arg]

@@ -10,11 +10,15 @@ from sparsekit.patterns.kernel_slice import KernelSlice
 from sparsekit.patterns.nm import NM
 from sparsekit.patterns.one_per_kernel import OnePerKernel
 from sparsekit.patterns.strided_kernel import StridedKernel
+from sparsekit.patterns.transposable_nm import TransposableNM
 from sparsekit.patterns.unstructured import Unstructured
+from sparsekit.patterns.vnm import VNM
 
 PATTERNS: tuple[type[Pattern], ...] = (
     Unstructured,
     NM,
+    TransposableNM,
+    VNM,
     Block,
     Filter,
     Channel,
@@ -28,6 +32,7 @@ PATTERNS: tuple[type[Pattern], ...] = (
 __all__ = [
     "NM",
     "PATTERNS",
+    "VNM",
     "Block",
     "Channel",
     "Filter",
@@ -39,5 +44,6 @@ __all__ = [
     "Pattern",
     "Remainder",
     "StridedKernel",
+    "TransposableNM",
     "Unstructured",
 ]

@@ -187,6 +187,12 @@ class FixedPattern(Pattern):
         """Choose among ``units``, in the shape that :meth:`pool` gave them; ``gone`` and ``by_row`` change nothing."""
 
 
+def expect_finite(units: Tensor, pattern: Pattern) -> None:
+    """Raise :class:`PatternError` for infinite scores, where ``pattern`` compares sums over sets that overlap."""
+    if not bool(torch.isfinite(units).all()):
+        raise PatternError(f"{pattern}: expected finite scores, got infinite ones")
+
+
 def as_matrix(weight: Tensor) -> Tensor:
     """The matrix view ``(out, in * ...)`` of a weight of at least one dimension."""
     return weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import PatternError
-from sparsekit.patterns.base import FixedPattern, keep_highest
+from sparsekit.patterns.base import FixedPattern, expect_finite, keep_highest
 from sparsekit.patterns.taps import as_kernels, taps_of, without_kernels
 
 CANDIDATES = 256
 """Shapes that compete for a place in the dictionary."""
-ROOM = 1 << 22
-"""Numbers per part of the table of kernels by shapes."""
+ROOM = 1 << 17
+"""Numbers per part of the table of kernels by shapes, so that it stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class KernelPattern(FixedPattern):
 
     def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """Give each kernel the best shape of the dictionary; ties go to the one with the lower taps."""
+        expect_finite(units, self)
         if units.shape[1] <= self.n or not len(units):
             return torch.ones_like(units, dtype=torch.bool)
         shapes = self._dictionary(units)
@@ -81,7 +82,9 @@ class KernelPattern(FixedPattern):
         used = kernels[kernels.any(dim=1)]
         if not bool((used.sum(dim=1) == min(self.n, kernels.shape[1])).all()):
             return False
-        return len(torch.unique(used, dim=0)) <= self.size
+        for _ in range(self.size):
+            used = used[(used != used[:1]).any(dim=1)]
+        return len(used) == 0
 
     def _best(self, kernels: Tensor, shapes: Tensor) -> Tensor:
         """Which of ``shapes`` retains most of each kernel, ``(kernels,)``; the first among equals."""
@@ -91,20 +94,32 @@ class KernelPattern(FixedPattern):
     def _dictionary(self, kernels: Tensor) -> Tensor:
         """The shapes to use, bool ``(up to size, taps)``, those with the lower taps first."""
         shapes = self._candidates(kernels)
-        own = torch.unique(self._best(kernels, shapes))
-        if len(own) <= self.size:
+        if (own := self._few(kernels, shapes)) is not None:
             return shapes[own]
-        weights = shapes.to(kernels).T
-        retained = torch.full((len(kernels),), -torch.inf, device=kernels.device, dtype=kernels.dtype)
-        chosen: list[int] = []
-        for _ in range(min(self.size, len(shapes))):
-            totals = torch.zeros(len(shapes), device=kernels.device, dtype=kernels.dtype)
-            for part, now in zip(_parts(kernels, len(shapes)), _parts(retained, len(shapes))):
-                totals += torch.maximum(part @ weights, now[:, None]).sum(dim=0)
-            best = int(totals.argmax())
+        weights = shapes.to(kernels)
+        chosen = [int((weights @ kernels.sum(dim=0)).argmax())]
+        retained = kernels @ weights[chosen[0]]
+        bounds = kernels.new_zeros(len(shapes))
+        for part, now in zip(_parts(kernels, len(shapes)), _parts(retained, len(shapes))):
+            bounds += torch.addmm(-now[:, None], part, weights.T).relu_().sum(dim=0)
+        # What a shape adds falls as the dictionary grows: what it once added bounds it, and few are looked at again.
+        while len(chosen) < self.size:
+            stale = torch.ones(len(shapes), dtype=torch.bool, device=kernels.device)
+            while bool(stale[best := int(bounds.argmax())]):
+                bounds[best] = (kernels @ weights[best] - retained).relu_().sum()
+                stale[best] = False
             chosen.append(best)
-            retained = torch.maximum(retained, kernels @ weights[:, best])
+            retained = torch.maximum(retained, kernels @ weights[best])
         return shapes[sorted(set(chosen))]
+
+    def _few(self, kernels: Tensor, shapes: Tensor) -> Tensor | None:
+        """Which of ``shapes`` are the best of some kernel, ascending; None where these are more than ``size``."""
+        own = torch.zeros(len(shapes), dtype=torch.bool, device=kernels.device)
+        for part in _parts(kernels, len(shapes)):
+            own[self._best(part, shapes)] = True
+            if int(own.sum()) > self.size:
+                return None
+        return own.nonzero().squeeze(1)
 
     def _candidates(self, kernels: Tensor) -> Tensor:
         """The shapes that compete, bool ``(shapes, taps)``, those with the lower taps first."""

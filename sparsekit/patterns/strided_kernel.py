@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import PatternError
-from sparsekit.patterns.base import FixedPattern, keep_highest
+from sparsekit.patterns.base import FixedPattern, expect_finite, keep_highest
 from sparsekit.patterns.taps import taps_of, without_kernels
 
 SHARED = ("channel", "layer")
@@ -73,6 +73,7 @@ class StridedKernel(FixedPattern):
 
     def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """True at the best offset of each row; ties go to the lower one."""
+        expect_finite(units, self)
         return keep_highest(units, 1)
 
     def admits(self, keep: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sparsekit.patterns import (
     NM,
     PATTERNS,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -18,6 +19,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, ModelView, RankingSolver, Uniform, prune
@@ -29,6 +31,8 @@ EXAMPLES = {
     Unstructured: [Unstructured()],
     NM: [NM(2, 4), NM(1, 4), NM(3, 5)],
     Block: [Block(4, 4), Block(2, 8), Block(3, 5)],
+    TransposableNM: [TransposableNM(2, 4), TransposableNM(2, 5, "greedy")],
+    VNM: [VNM(4, 2, 8)],
     Filter: [Filter()],
     Channel: [Channel()],
     Head: [Head(4), Head(3, 1)],

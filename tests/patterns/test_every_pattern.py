@@ -14,6 +14,7 @@ from sparsekit.mask import Mask
 from sparsekit.patterns import (
     NM,
     PATTERNS,
+    VNM,
     Block,
     Channel,
     Filter,
@@ -22,6 +23,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     StridedKernel,
+    TransposableNM,
     Unstructured,
 )
 from sparsekit.pruning import Global, Magnitude, SparseGPT, Wanda, prune
@@ -32,6 +34,10 @@ ANY = {
     Unstructured: st.just(Unstructured()),
     NM: COUNTS.flatmap(lambda m: st.integers(1, m).map(lambda n: NM(n, m))),
     Block: st.builds(Block, COUNTS, COUNTS),
+    TransposableNM: st.integers(1, 6).flatmap(
+        lambda m: st.builds(TransposableNM, st.integers(1, m), st.just(m), st.sampled_from(["exact", "greedy"]))
+    ),
+    VNM: st.builds(VNM, COUNTS, st.integers(1, 4), st.integers(4, 7)),
     Filter: st.just(Filter()),
     Channel: st.just(Channel()),
     Head: st.builds(Head, COUNTS, st.integers(0, 1)),
@@ -160,6 +166,8 @@ EXAMPLES = {
     Unstructured: Unstructured(),
     NM: NM(2, 4),
     Block: Block(2, 4),
+    TransposableNM: TransposableNM(2, 4),
+    VNM: VNM(2, 2, 8),
     Filter: Filter(),
     Channel: Channel(),
     Head: Head(2),
@@ -175,7 +183,16 @@ def network():
     return nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2), nn.Conv2d(6, 10, 1))
 
 
-MORE = [Head(4, 1), Head(5), KernelPattern(2, 3), StridedKernel(3, "layer"), Block(3, 7), NM(2, 9)]
+MORE = [
+    Head(4, 1),
+    Head(5),
+    KernelPattern(2, 3),
+    StridedKernel(3, "layer"),
+    Block(3, 7),
+    NM(2, 9),
+    TransposableNM(3, 7),
+    VNM(3, 2, 9),
+]
 
 
 @pytest.mark.parametrize("pattern", [*EXAMPLES.values(), *MORE], ids=str)
