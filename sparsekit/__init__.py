@@ -32,6 +32,7 @@ from sparsekit.patterns import (
 )
 from sparsekit.planning import Plan, compile, plan
 from sparsekit.pruning import (
+    AMC,
     CAP,
     ERK,
     FORCE,
@@ -51,6 +52,7 @@ from sparsekit.pruning import (
     MagnitudeActivation,
     MagnitudeGradient,
     PerLayer,
+    PruningAgents,
     Random,
     RandomBernoulli,
     Skeletonization,
@@ -68,6 +70,7 @@ from sparsekit.pruning import (
 )
 
 __all__ = [
+    "AMC",
     "CAP",
     "ERK",
     "FORCE",
@@ -106,6 +109,7 @@ __all__ = [
     "PatternError",
     "PerLayer",
     "Plan",
+    "PruningAgents",
     "PruningError",
     "Random",
     "RandomBernoulli",

@@ -35,7 +35,7 @@ from sparsekit.pruning.isometry import (
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
-from sparsekit.pruning.searches import SEARCHES, ModelProblem, Search
+from sparsekit.pruning.searches import AMC, SEARCHES, ModelProblem, PruningAgents, Search
 from sparsekit.pruning.solvers import (
     CAP,
     OBERT,
@@ -71,6 +71,7 @@ from sparsekit.pruning.targets import prunable
 
 __all__ = [
     "ALLOCATIONS",
+    "AMC",
     "CAP",
     "CRITERIA",
     "ERK",
@@ -113,6 +114,7 @@ __all__ = [
     "ModelView",
     "NormScale",
     "PerLayer",
+    "PruningAgents",
     "Random",
     "RandomBernoulli",
     "RankingSolver",

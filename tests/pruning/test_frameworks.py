@@ -84,6 +84,11 @@ def test_strategies_may_follow_each_other():
     assert all(torch.equal(mask.keep, expected[name]) for name, mask in masks.items())
 
 
+def test_slices_are_filters_and_channels():
+    assert {str(m.pattern) for m in torch_prune(network(), "ln_structured", 0.5).values()} == {"Filter()"}
+    assert {str(m.pattern) for m in torch_prune(network(), "random_structured", 0.5, dim=1).values()} == {"Channel()"}
+
+
 def test_counts_are_rounded_half_to_even_and_compound_where_sparsekit_s_are_floored():
     model = nn.Sequential(nn.Linear(7, 1, bias=False))
     first = torch_prune(copy.deepcopy(model), "l1_unstructured", 0.5)

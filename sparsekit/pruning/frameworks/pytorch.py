@@ -15,6 +15,7 @@ from torch.nn.utils import prune as torch_pruning
 from sparsekit.batches import expect_module
 from sparsekit.errors import LayerError, MaskError, PruningError
 from sparsekit.mask import Mask, read_mask
+from sparsekit.patterns import Channel, Filter, Pattern
 from sparsekit.pruning.frameworks.writing import earlier, expect_strategy, zeroed
 from sparsekit.pruning.targets import Choice, find_targets
 
@@ -90,7 +91,8 @@ def torch_prune(  # noqa: PLR0913 - the arguments of the strategies together
         keeps = [part.reshape(weight.shape) for part, weight in zip(parts, weights)]
     else:
         keeps = [STRATEGIES[strategy](weight, mask, rule) for weight, mask in zip(weights, before)]
-    return zeroed({target.name: (target.weight, keep) for target, keep in zip(targets, keeps)})
+    wanted: Pattern | None = {0: Filter(), 1: Channel()}.get(dim) if strategy.endswith("_structured") else None
+    return zeroed({target.name: (target.weight, keep) for target, keep in zip(targets, keeps)}, wanted)
 
 
 def _smallest_go(weight: Tensor, before: Tensor, rule: _Rule) -> Tensor:
