@@ -12,7 +12,7 @@ from sparsekit.errors import CalibrationError, PruningError
 from sparsekit.patterns import NM, Channel, Filter, Unstructured
 from sparsekit.pruning import AMC, ModelProblem, SampledOutput, Wanda, prune
 from sparsekit.pruning.searches.costs import Wall, layer_shapes, least_squares, walled
-from sparsekit.pruning.searches.ddpg import DDPG
+from sparsekit.pruning.searches.ddpg import DDPG, Learner
 from sparsekit.pruning.targets import find_targets
 
 LAYERS = st.lists(st.tuples(st.integers(2, 40), st.floats(0.01, 100.0)), min_size=1, max_size=6)
@@ -243,7 +243,7 @@ def test_a_reconstructed_network_is_closer_to_the_dense_one():
 
 
 def test_the_agent_learns_which_action_pays():
-    agent = DDPG(features=2, memory=500, hidden=32, noise=0.5, seed=0)
+    agent = DDPG(2, 500, Learner(hidden=32, noise=0.5, learning_rate=1e-3), seed=0)
     states = [torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])]
     for _ in range(80):
         actions = [agent.act(state) for state in states]

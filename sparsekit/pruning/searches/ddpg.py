@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,21 @@ from torch import Tensor, nn
 from sparsekit.pruning.searches.trials import chance
 
 DECAY, SLOWNESS, BATCH = 0.95, 0.01, 64
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Sizes and speeds.
+
+    Args:
+        hidden: width of the two hidden layers.
+        noise: standard deviation of the exploration, which falls by 5 % per learnt episode.
+        learning_rate: of the actor; the critic's is ten times as high.
+    """
+
+    hidden: int
+    noise: float
+    learning_rate: float
 
 
 class DDPG:
@@ -23,24 +39,23 @@ class DDPG:
     Args:
         features: length of a state.
         memory: transitions that are remembered.
-        hidden: width of the two hidden layers.
-        noise: standard deviation of the exploration, which falls by 5 % per learnt episode.
+        learner: sizes and speeds.
         seed: of weights, draws and batches.
 
     Source: Lillicrap et al. 2015, "Continuous Control with Deep Reinforcement Learning"; He et al. 2018, "AMC",
     section 3.2, for the truncated normal exploration and the baseline.
     """
 
-    def __init__(self, features: int, memory: int, hidden: int, noise: float, seed: int) -> None:
+    def __init__(self, features: int, memory: int, learner: Learner, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode(False), chance(seed):
-            self.actor = nn.Sequential(_network(features, hidden), nn.Sigmoid())
-            self.critic = _network(features + 1, hidden)
+            self.actor = nn.Sequential(_network(features, learner.hidden), nn.Sigmoid())
+            self.critic = _network(features + 1, learner.hidden)
         self.slow_actor, self.slow_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
-        pace = ((self.actor, 1e-4), (self.critic, 1e-3))
+        pace = ((self.actor, learner.learning_rate), (self.critic, 10 * learner.learning_rate))
         self.optimizers = [torch.optim.Adam(network.parameters(), rate) for network, rate in pace]
         self.memory: deque[tuple[Tensor, float, float, Tensor, bool]] = deque(maxlen=memory)
-        self.noise = noise
+        self.noise = learner.noise
         self.baseline: float | None = None
 
     def guess(self) -> float:
