@@ -104,13 +104,13 @@ def test_the_transpose_is_legal_too():
 
 
 def test_filling_up_that_loses_is_solved_instead():
-    """Greedy takes the five ones and leaves row 2 and column 2 open; filling them up costs one of them."""
-    scores = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    keep = TransposableNM(2, 3, "greedy").select(scores)
-    assert (keep.sum(dim=0) == 2).all()
-    assert (keep.sum(dim=1) == 2).all()
-    assert float((scores * keep).sum()) == 4.0
-    assert float((scores * TransposableNM(2, 3).select(scores)).sum()) == 4.0
+    """Greedy leaves a row and a column open; the best filling up costs more than it brings, and is not the optimum."""
+    scores = torch.tensor([[5.0, 2, 0, 4], [0, 1, 4, 5], [0, 5, 1, 0], [5, 1, 4, 4]])
+    filled, lost = greedily(scores.double()[None], 2)
+    assert bool(lost)
+    assert float((scores * filled).sum()) == 30.0
+    assert float((scores * TransposableNM(2, 4, "greedy").select(scores)).sum()) == 31.0
+    assert float((scores * TransposableNM(2, 4).select(scores)).sum()) == 31.0
 
 
 @pytest.mark.parametrize("pattern", [TransposableNM(2, 4), TransposableNM(2, 4, "greedy")], ids=str)
