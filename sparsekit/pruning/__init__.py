@@ -2,7 +2,18 @@
 
 from sparsekit.pruning import frameworks
 from sparsekit.pruning.ablations import apply_masks, reinitialise, shuffle_masks
-from sparsekit.pruning.allocations import ALLOCATIONS, ERK, Allocation, ErdosRenyi, Global, PerLayer, Uniform
+from sparsekit.pruning.allocations import (
+    ALLOCATIONS,
+    ERK,
+    OWL,
+    Allocation,
+    CostWeighted,
+    ErdosRenyi,
+    Global,
+    PerLayer,
+    Sensitivity,
+    Uniform,
+)
 from sparsekit.pruning.criteria import (
     CRITERIA,
     FORCE,
@@ -36,6 +47,7 @@ from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
 from sparsekit.pruning.searches import AMC, SEARCHES, ModelProblem, PruningAgents, Search
+from sparsekit.pruning.sensitivity import sensitivity_scan
 from sparsekit.pruning.solvers import (
     CAP,
     OBERT,
@@ -79,6 +91,7 @@ __all__ = [
     "LAMP",
     "OBD",
     "OBERT",
+    "OWL",
     "PCAS",
     "SEARCHES",
     "SNIP",
@@ -86,6 +99,7 @@ __all__ = [
     "Allocation",
     "BatchNormScale",
     "ChannelAttention",
+    "CostWeighted",
     "Criterion",
     "ErdosRenyi",
     "FilterNorm",
@@ -121,6 +135,7 @@ __all__ = [
     "SampleGradients",
     "SampledOutput",
     "Search",
+    "Sensitivity",
     "Skeletonization",
     "Solution",
     "Solver",
@@ -141,5 +156,6 @@ __all__ = [
     "prune",
     "recalibrate_batchnorm",
     "reinitialise",
+    "sensitivity_scan",
     "shuffle_masks",
 ]

@@ -22,6 +22,7 @@ from sparsekit.pruning.statistics import (
     Target,
     groups_of,
     input_rows,
+    rows_in,
 )
 from sparsekit.pruning.statistics.forward import attempt
 
@@ -54,7 +55,7 @@ def calibrate(view: ModelView, needs: InputNeeds, visit: Visit) -> None:
     Raises:
         CalibrationError: there are no batches, the model refuses one, a layer is never reached, or inputs hold NaN.
     """
-    with _watched_eval(view.model):
+    with watched_eval(view.model):
         groups = _order(view)
         with Replay(view.model, [target.weight for target in view.targets]) as replay:
             for group in groups:
@@ -71,7 +72,7 @@ def survey(view: ModelView, needs: InputNeeds) -> dict[str, LayerStatistics]:
     Raises:
         CalibrationError: as :func:`calibrate`.
     """
-    with _watched_eval(view.model):
+    with watched_eval(view.model):
         groups = _order(view)
         found = _collect(lambda _, batch: view.run(batch), groups, view.batches, needs, stop=False)
     return {
@@ -81,8 +82,31 @@ def survey(view: ModelView, needs: InputNeeds) -> dict[str, LayerStatistics]:
     }
 
 
+def count_rows(view: ModelView) -> dict[str, int]:
+    """Count the input rows of each target in all batches, of all layers that use it, padding included.
+
+    Each row costs as many multiplications and additions as the weight has entries.
+
+    Raises:
+        CalibrationError: as :func:`calibrate`.
+    """
+    rows = {target.name: 0 for target in view.targets}
+
+    def see(target: Target, layer: nn.Module, value: Tensor) -> None:
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        rows[target.name] += rows_in(layer, value)
+
+    with watched_eval(view.model), watching(view.targets, see):
+        for index, batch in enumerate(view.batches):
+            _attempt(lambda _, batch: view.run(batch), index, batch)
+    for name, count in rows.items():
+        if not count:
+            raise CalibrationError(f"{name}: expected batches that reach it, got {len(view.batches)} that do not")
+    return rows
+
+
 @contextmanager
-def _watched_eval(model: nn.Module) -> Iterator[None]:
+def watched_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, and no fused transformer path that would skip the hooks; then everything as before."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -100,7 +124,7 @@ def _attempt(run: Run, index: int, batch: Any) -> None:
 
 
 @contextmanager
-def _watching(targets: Sequence[Target], see: Callable[[Target, nn.Module, Tensor], None]) -> Iterator[None]:
+def watching(targets: Sequence[Target], see: Callable[[Target, nn.Module, Tensor], None]) -> Iterator[None]:
     """Call ``see(target, layer, input)`` whenever a layer of ``targets`` is about to run."""
 
     def hook(target: Target, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -136,7 +160,7 @@ def _order(view: ModelView) -> list[_Group]:
     order: list[Target] = []
     for index, batch in enumerate(view.batches):
         trace = _Trace()
-        with _watching(view.targets, trace.see):
+        with watching(view.targets, trace.see):
             _attempt(lambda _, batch: view.run(batch), index, batch)
         trace.last = None
         traces.append(trace)
@@ -188,7 +212,7 @@ def _collect(
             if stop:
                 raise _Reached
 
-        with _watching(list(found), see):
+        with watching(list(found), see):
             _attempt(run, index, batch)
     for target, stats in found.items():
         for statistic in stats.values():

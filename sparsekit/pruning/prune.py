@@ -73,7 +73,7 @@ def prune(  # noqa: PLR0913 - the one call of the package
     _check_loss(method, loss_fn)
     budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
     fraction = _fraction(method, pattern, budget, targets)
-    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, sparsity is None)
+    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, budget is None)
     console = Console(stderr=True)
     hidden = not (progress and console.is_terminal)
     with _undoing() as write, Progress(console=console, disable=hidden, transient=True) as bar:

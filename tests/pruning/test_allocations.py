@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sparsekit.errors import PatternError, PruningError
 from sparsekit.patterns import Unstructured
 from sparsekit.patterns.base import removed
-from sparsekit.pruning.allocations import ALLOCATIONS, ERK, ErdosRenyi, Global, Uniform
+from sparsekit.pruning.allocations import ALLOCATIONS, ERK, OWL, CostWeighted, ErdosRenyi, Global, Sensitivity, Uniform
 from sparsekit.pruning.budget import fit, shared_out
 
 SHAPES = {"stem": (16, 3, 3, 3), "mid": (64, 64, 3, 3), "wide": (512, 256), "head": (10, 512)}
@@ -17,8 +17,21 @@ def scores(shapes=SHAPES, seed=0):
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("allocation", [kind() for kind in ALLOCATIONS], ids=str)
-def test_contract(allocation):
+def prepared(kind):
+    """An allocation that knows what it has to about layers of ``SHAPES``; a cost is 1 per weight."""
+    names = (*SHAPES, "none")
+    costs = {name: float(torch.Size(shape).numel()) for name, shape in SHAPES.items()}
+    known = {
+        OWL: {"outliers": tuple((name, i / 100) for i, name in enumerate(names))},
+        CostWeighted: {"costs": costs | {"none": 1}},
+        Sensitivity: {"curves": {name: {0.0: 0.0, 0.5: i / 2, 1.0: 9.0} for i, name in enumerate(names)}},
+    }
+    return kind(**known.get(kind, {}))
+
+
+@pytest.mark.parametrize("kind", ALLOCATIONS)
+def test_contract(kind):
+    allocation = prepared(kind)
     for sparsity in (0.0, 0.5, 0.9, 0.99):
         shares = allocation.sparsities(scores(), sparsity)
         assert list(shares) == list(SHAPES)

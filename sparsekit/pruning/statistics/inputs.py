@@ -96,6 +96,18 @@ def groups_of(layer: Layer) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
+def rows_in(layer: Layer, inputs: Tensor) -> int:
+    """Count the input rows of ``layer``: tokens of a Linear, output pixels of a Conv2d; ``inputs`` as below."""
+    if isinstance(layer, nn.Linear):
+        return inputs.shape[:-1].numel()
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    rows = 1 if inputs.dim() == 3 else inputs.shape[0]
+    for axis, size in enumerate((inputs.shape[-2] + top + bottom, inputs.shape[-1] + left + right)):
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        rows *= (size - reach) // layer.stride[axis] + 1
+    return rows
+
+
 def input_rows(layer: Layer, inputs: Tensor) -> Iterator[Tensor]:
     """Yield the input rows of ``layer``, ``(groups, tokens, columns)``, in parts that fit into memory.
 
