@@ -33,6 +33,7 @@ from sparsekit.patterns import (
 from sparsekit.planning import Plan, compile, plan
 from sparsekit.pruning import (
     AMC,
+    BESA,
     CAP,
     ERK,
     FORCE,
@@ -74,6 +75,7 @@ from sparsekit.pruning import (
 
 __all__ = [
     "AMC",
+    "BESA",
     "CAP",
     "ERK",
     "FORCE",

@@ -46,7 +46,7 @@ from sparsekit.pruning.isometry import (
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
-from sparsekit.pruning.searches import AMC, SEARCHES, ModelProblem, PruningAgents, Search
+from sparsekit.pruning.searches import AMC, BESA, SEARCHES, ModelProblem, PruningAgents, Search
 from sparsekit.pruning.sensitivity import sensitivity_scan
 from sparsekit.pruning.solvers import (
     CAP,
@@ -84,6 +84,7 @@ from sparsekit.pruning.targets import prunable
 __all__ = [
     "ALLOCATIONS",
     "AMC",
+    "BESA",
     "CAP",
     "CRITERIA",
     "ERK",

@@ -57,7 +57,7 @@ METHODS = [*CRITERIA, *SOLVERS, *SEARCHES]
 # Scores of these belong to places, not to weights; those of PCAS start from a random network.
 BLIND = {"Random", "RandomBernoulli", "PCAS"}
 # These learn anew by trying: what is gone already is a good choice to them, not the only one.
-TRYING = {"PruningAgents"}
+TRYING = {"PruningAgents", "BESA"}
 # How much these remove is random too.
 RANDOM_COUNTS = {"RandomBernoulli"}
 # What these estimate, they estimate by random vectors that belong to places.
@@ -227,11 +227,8 @@ def test_sparsity_0_changes_nothing(kind):
 @pytest.mark.parametrize("kind", METHODS)
 def test_pruning_twice_keeps_the_mask(kind):
     """Zeros are the lowest scores of every method but the random and the signed ones."""
-    if kind.__name__ in BLIND | SIGNED:
-        pytest.skip("random scores do not see the weights, and signed ones have lower than those of zeros")
-    """Zeros are the lowest scores of every method but the random ones."""
-    if kind.__name__ in BLIND | TRYING:
-        pytest.skip("what chooses at random does not see the weights")
+    if kind.__name__ in BLIND | SIGNED | TRYING:
+        pytest.skip("random scores do not see the weights, signed ones may be below 0, and trying finds other choices")
     model, batches = network(), [torch.randn(16, 3, 5, 5)]
     first = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
     second = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])

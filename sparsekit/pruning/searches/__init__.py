@@ -2,8 +2,9 @@
 
 from sparsekit.pruning.searches.amc import AMC
 from sparsekit.pruning.searches.base import ModelProblem, Search
+from sparsekit.pruning.searches.besa import BESA
 from sparsekit.pruning.searches.pruning_agents import PruningAgents
 
-SEARCHES: tuple[type[Search], ...] = (PruningAgents, AMC)
+SEARCHES: tuple[type[Search], ...] = (PruningAgents, AMC, BESA)
 
-__all__ = ["AMC", "SEARCHES", "ModelProblem", "PruningAgents", "Search"]
+__all__ = ["AMC", "BESA", "SEARCHES", "ModelProblem", "PruningAgents", "Search"]
