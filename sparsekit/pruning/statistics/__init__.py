@@ -27,7 +27,15 @@ from sparsekit.pruning.statistics.hessian_gradient import (
 from sparsekit.pruning.statistics.initial_gradient import (
     InitialGradient,
 )
-from sparsekit.pruning.statistics.inputs import Gram, InputMean, InputNorm, InputStatistic, groups_of, input_rows, rows_in
+from sparsekit.pruning.statistics.inputs import (
+    Gram,
+    InputMean,
+    InputNorm,
+    InputStatistic,
+    groups_of,
+    input_rows,
+    rows_in,
+)
 from sparsekit.pruning.statistics.norm_scale import NormScale
 from sparsekit.pruning.statistics.samples import SampleGradients
 from sparsekit.pruning.statistics.synaptic_flow import (
