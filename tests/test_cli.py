@@ -115,7 +115,7 @@ def test_prune_saves_what_it_says(capsys, zoo, method):
     status, out, err = run(
         capsys, "prune", MODEL, "--method", method, "--sparsity", "0.75", "--output", "x.safetensors", "--json"
     )
-    if METHODS[method] in SEARCHES and METHODS[method]().needs_loss:  # they compare losses, and this command has only one without a meaning
+    if METHODS[method] in SEARCHES and METHODS[method]().needs_loss:  # the command's only loss has no meaning
         assert status == 2
         assert "the value of SampledOutput says nothing" in err
         return
