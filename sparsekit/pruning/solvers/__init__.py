@@ -2,10 +2,24 @@
 
 from sparsekit.pruning.solvers.base import LayerProblem, RankingSolver, Solution, Solver
 from sparsekit.pruning.solvers.cap import CAP
+from sparsekit.pruning.solvers.chita import CHITA
 from sparsekit.pruning.solvers.obert import OBERT
+from sparsekit.pruning.solvers.obs import OBS
 from sparsekit.pruning.solvers.sparsegpt import SparseGPT
 from sparsekit.pruning.solvers.woodfisher import WoodFisher
 
-SOLVERS: tuple[type[Solver], ...] = (SparseGPT, WoodFisher, OBERT, CAP)
+SOLVERS: tuple[type[Solver], ...] = (SparseGPT, WoodFisher, OBERT, CAP, OBS, CHITA)
 
-__all__ = ["CAP", "OBERT", "SOLVERS", "LayerProblem", "RankingSolver", "Solution", "Solver", "SparseGPT", "WoodFisher"]
+__all__ = [
+    "CAP",
+    "CHITA",
+    "OBERT",
+    "OBS",
+    "SOLVERS",
+    "LayerProblem",
+    "RankingSolver",
+    "Solution",
+    "Solver",
+    "SparseGPT",
+    "WoodFisher",
+]

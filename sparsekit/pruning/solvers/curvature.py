@@ -97,6 +97,19 @@ def refitted(curvature: Curvature, keep: Tensor) -> Solution:
     return Solution(new.reshape(weight.shape).masked_fill(~keep, 0.0), keep)
 
 
+def mean_square(problem: LayerProblem) -> float:
+    """The mean square of all the samples' gradients, the mean diagonal of their second moments.
+
+    Raises:
+        CalibrationError: all gradients are zero.
+    """
+    samples = problem.stats[SampleGradients].samples
+    total = sum(float(torch.linalg.vector_norm(row)) ** 2 for row in samples)  # float64 at once is slow
+    if not total and samples.numel():
+        raise CalibrationError(f"{problem.name}: expected gradients of the loss, got {len(samples)} that are all zero")
+    return total / samples.numel() if total else 1.0
+
+
 def _factors(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factors, and which of them are wrong: of blocks that are singular up to rounding."""
     factors, info = torch.linalg.cholesky_ex(blocks)
@@ -114,15 +127,7 @@ class FromGradients(Curvature):
 
     def mean_diagonal(self) -> float:
         """See :meth:`Curvature.mean_diagonal`."""
-        samples = self.problem.stats[SampleGradients].samples
-        total = sum(
-            float(torch.linalg.vector_norm(row)) ** 2 for row in samples
-        )  # by rows, so that rounding stays small
-        if not total and samples.numel():
-            raise CalibrationError(
-                f"{self.problem.name}: expected gradients of the loss, got {len(samples)} that are all zero"
-            )
-        return total / samples.numel() if total else 1.0
+        return mean_square(self.problem)
 
     def plain(self, part: slice) -> Tensor:
         """See :meth:`Curvature.plain`."""

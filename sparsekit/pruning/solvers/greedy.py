@@ -44,7 +44,7 @@ class Removals:
     def highest(self) -> Tensor:
         """The highest rise up to each unit's removal, ``(blocks, units)``: in this order one greedy search goes on that
         sees all blocks at a time. Later ones count for a trifle more, so that ties do not change the order."""
-        trifle = 1 + 1e-12 * torch.arange(self.rise.shape[1], device=self.rise.device)
+        trifle = 1 + 1e-12 * torch.arange(self.rise.shape[1], dtype=self.rise.dtype, device=self.rise.device)
         return self._scores(self.rise.cummax(dim=1).values * trifle)
 
     def _scores(self, by_step: Tensor) -> Tensor:
