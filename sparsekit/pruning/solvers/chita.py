@@ -31,7 +31,8 @@ class CHITA(RankingSolver):
     X^T X / n + lambda I``; the pattern keeps what costs most by the same diagonal; the step is halved until the loss
     falls, after some steps on the new support alone with exact line search. Once the support has settled, its weights
     are solved for exactly, and the search goes on from there. The loss never rises. Where a
-    block has more weights than there are samples, all is done by ``X`` itself and Woodbury's identity.
+    block has more weights than there are samples, all is done by ``X`` itself and Woodbury's identity. The scaling by
+    the diagonal, the line search and the score that allocations see are this package's own.
 
     Args:
         damping: ``lambda``, as a fraction of the mean diagonal of ``X^T X / n`` over the layer; large ones end in
@@ -45,8 +46,7 @@ class CHITA(RankingSolver):
     Raises:
         PruningError: ``damping`` is negative, or one of the counts is smaller than 1.
 
-    Source: Benbaki et al. 2023, "Fast as CHITA: Neural Network Pruning with Combinatorial Optimization"; the scaling by
-    the diagonal, the score that other allocations see, and the line search are this package's own.
+    Source: Benbaki et al. 2023, "Fast as CHITA: Neural Network Pruning with Combinatorial Optimization".
     """
 
     damping: float = 0.1

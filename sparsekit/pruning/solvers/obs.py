@@ -39,8 +39,8 @@ class OBS(RankingSolver):
         PruningError: ``hessian`` is unknown or ``damping`` negative; when it runs, more than 1024 weights share a
             matrix (of a row, of rows that units tie together, or with "gradients" of the layer).
 
-    Source: Hassibi, Stork 1993, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon"; by rows, with
-    the inputs' Hessian: Frantar, Alistarh 2022, "Optimal Brain Compression".
+    Source: Hassibi, Stork 1993, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon"; Frantar,
+    Alistarh 2022, "Optimal Brain Compression", for the search by rows.
     """
 
     hessian: str = "inputs"
