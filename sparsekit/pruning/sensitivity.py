@@ -20,6 +20,7 @@ from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.budget import check_minimum
 from sparsekit.pruning.calibration import watched_eval, watching
 from sparsekit.pruning.criteria import Criterion, Magnitude
+from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.problem import ModelProblem
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.solvers import LayerProblem, Solver
@@ -59,7 +60,8 @@ def sensitivity_scan(  # noqa: PLR0913 - a call of the package, like prune
         loss_fn: ``loss_fn(model, batch)``, a scalar.
         by: ``"loss"``: the mean of ``loss_fn`` over the batches. Without labels, the distance from the dense model's
             output: the squared one relative to its square (``"mse"``), or 1 minus the mean cosine along its last
-            dimension (``"cosine"``). None is the loss where there is a loss function, or else ``"mse"``.
+            dimension (``"cosine"``). None is the loss where there is a loss function with a meaning, or else
+            ``"mse"``.
         layers: which are scanned; as for :func:`~sparsekit.pruning.prune.prune`.
 
     Raises:
@@ -161,9 +163,12 @@ class _Jury:
         if by not in (None, "loss", "mse", "cosine"):
             raise PruningError(f"by: expected None, 'loss', 'mse' or 'cosine', got {by!r}")
         self.problem = problem
-        self.by = by or ("mse" if problem.loss_fn is None else "loss")
+        unlabelled = problem.loss_fn is None or isinstance(problem.loss_fn, SampledOutput)
+        self.by = by or ("mse" if unlabelled else "loss")
         if self.by == "loss" and problem.loss_fn is None:
             raise CalibrationError("loss_fn: a sensitivity scan by loss needs loss_fn(model, batch), got None")
+        if self.by == "loss" and unlabelled:
+            raise PruningError("a sensitivity scan compares losses, and the value of SampledOutput says nothing")
         count = 0 if self.by == "loss" else len(problem.batches)
         self.wanted = [self._output(self._run(_directly, index), index) for index in range(count)]
 

@@ -116,6 +116,7 @@ def test_blocks_share_their_longest_numbered_prefix():
         "stages.1.norm.weight": "stages.1",
         "encoder.encoder_layer_7.mlp.0.weight": "encoder.encoder_layer_7",
         "encoder.encoder_layer_7.mlp.3.weight": "encoder.encoder_layer_7",
+        "lone.3.inner.proj.weight": "lone.3.inner.proj.weight",
         "0.weight": "0.weight",
         "head.weight": "head.weight",
     }

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sparsekit.errors import CalibrationError, PruningError
 from sparsekit.patterns import NM, Block, Unstructured
-from sparsekit.pruning import Magnitude, Sensitivity, SparseGPT, Wanda, prune, sensitivity_scan
+from sparsekit.pruning import Magnitude, SampledOutput, Sensitivity, SparseGPT, Wanda, prune, sensitivity_scan
 from sparsekit.pruning.sensitivity import best_shares
 
 
@@ -112,6 +112,13 @@ def test_without_labels_the_distance_from_the_dense_output_counts(by):
         expected = 1 - F.cosine_similarity(got, wanted, dim=-1).mean()
     assert found["2.weight"][0.5] == pytest.approx(expected.item(), rel=1e-4)
     assert found["2.weight"][0.0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_loss_whose_value_says_nothing_is_not_compared():
+    one, other = (sensitivity_scan(network(), batches=data(), loss_fn=loss) for loss in (SampledOutput(), None))
+    assert one == other
+    with pytest.raises(PruningError, match="the value of SampledOutput says nothing"):
+        sensitivity_scan(network(), batches=data(), loss_fn=SampledOutput(), by="loss")
 
 
 def test_padded_tokens_do_not_count():
