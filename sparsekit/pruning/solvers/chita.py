@@ -19,7 +19,7 @@ HALVINGS = 8
 INNER = 3
 """Steps on a fixed support after each change of it."""
 ENOUGH = 1e-4
-"""Share of the loss that a cycle has to save for another one."""
+"""Share of the loss that a change of the support, or a cycle, has to save for another one."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class CHITA(RankingSolver):
     """
 
     damping: float = 0.1
-    block_size: int = 128
+    block_size: int = 64
     first_order: bool = False
-    iterations: int = 20
-    cycles: int = 3
+    iterations: int = 10
+    cycles: int = 2
     steps: int = 1
     needs: ClassVar[Needs] = (SampleGradients,)
 
@@ -132,7 +132,7 @@ class Descent:
         return self.loss.blocks(self.method.choose(self.problem, scores))
 
     def _change(self) -> bool:
-        """Take a step that changes the support, and some on the new one; whether the loss fell."""
+        """Take a step that changes the support, and some on the new one; whether the loss fell enough."""
         old, kept, value = (self.delta, self.product), self.keep, self.value
         slope = (self.product + self.loss.linear) / self.loss.diagonal
         for _ in range(HALVINGS):
@@ -143,10 +143,10 @@ class Descent:
             self._go(torch.where(self.keep, target - self.loss.weight, -self.loss.weight))
             for _ in range(INNER):
                 self._descend()
-            if self.value < value:
+            if (found := self.value) < value:
                 self.step = min(1.0, 2 * self.step)
-                self.values.append(self.value)
-                return True
+                self.values.append(found)
+                return value - found > ENOUGH * abs(value)
             self.step /= 2
         (self.delta, self.product), self.keep = old, kept
         return False

@@ -35,9 +35,9 @@ class Quadratic(ABC):
 
     @staticmethod
     def of(problem: LayerProblem, damping: float, block_size: int, *, first_order: bool = False) -> Quadratic:
-        """The loss by explicit blocks of ``H`` where they are smaller than the gradients themselves."""
+        """The loss by explicit blocks of ``H``, unless going over the gradients twice is less than over the blocks."""
         layout = consecutive(problem.weight.numel(), block_size, problem.weight.device)
-        fits = layout.size <= len(problem.stats[SampleGradients].samples) or not damping
+        fits = layout.size <= 2 * len(problem.stats[SampleGradients].samples) or not damping
         return (_Explicit if fits else _LowRank)(FromGradients(problem, layout, damping), first_order=first_order)
 
     def blocks(self, values: Tensor) -> Tensor:
@@ -113,8 +113,10 @@ class _LowRank(Quadratic):
         return diagonal
 
     def times(self, delta: Tensor) -> Tensor:
-        through = torch.bmm(self.gradients, delta.unsqueeze(2)) / self.count
-        return torch.bmm(self.gradients.transpose(1, 2), through).squeeze(2) + self.damping * delta
+        product = self.damping * delta
+        for row in self.gradients.unbind(1):  # a product with the strided whole is several times slower
+            product.addcmul_(row, (row * delta).sum(dim=1, keepdim=True), value=1 / self.count)
+        return product
 
     def solve_part(self, part: slice, gone: Tensor, keep: Tensor) -> Tensor:
         gradients = self.gradients[part].double()
