@@ -63,6 +63,7 @@ from sparsekit.pruning.solvers import (
 )
 from sparsekit.pruning.statistics import (
     ChannelAttention,
+    CrossGram,
     GateGradients,
     Gradient,
     GradientSquare,
@@ -77,6 +78,7 @@ from sparsekit.pruning.statistics import (
     ModelStatistic,
     ModelView,
     NormScale,
+    PairedStatistic,
     SampleGradients,
     Statistic,
     SynapticFlow,
@@ -106,6 +108,7 @@ __all__ = [
     "ChannelAttention",
     "CostWeighted",
     "Criterion",
+    "CrossGram",
     "ErdosRenyi",
     "FilterNorm",
     "GateGradients",
@@ -132,6 +135,7 @@ __all__ = [
     "ModelStatistic",
     "ModelView",
     "NormScale",
+    "PairedStatistic",
     "PerLayer",
     "PruningAgents",
     "Random",

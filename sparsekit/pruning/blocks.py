@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sparsekit.batches import describe, tensors_in
 from sparsekit.errors import CalibrationError
-from sparsekit.pruning.calibration import watched_eval
 from sparsekit.pruning.statistics import ModelView, Target
+from sparsekit.pruning.watching import watched_eval
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,28 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsekit.batches import evaluating
 from sparsekit.errors import CalibrationError
+from sparsekit.pruning.pairing import Twin
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.statistics import (
     InputStatistic,
+    Layer,
     LayerStatistics,
     ModelView,
+    PairedStatistic,
     Statistic,
     Target,
     groups_of,
     input_rows,
     rows_in,
 )
-from sparsekit.pruning.statistics.forward import attempt
+from sparsekit.pruning.watching import Reached, Run, attempt, unpadded, watched_eval, watching
 
 InputNeeds = Sequence[type[InputStatistic]]
-Run = Callable[[int, Any], object]
 Visit = Callable[[Target, LayerStatistics], None]
-
-
-class _Reached(BaseException):
-    """The layer that was waited for has got its input; not an Exception, so that no model swallows it."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,44 @@ class _Group:
     once: bool
 
 
-def calibrate(view: ModelView, needs: InputNeeds, visit: Visit) -> None:
+def calibrate(view: ModelView, needs: InputNeeds, visit: Visit, dense: nn.Module | None = None) -> None:
     """Call ``visit(target, statistics)`` for each target in execution order; ``visit`` writes its new weight.
 
     A first run finds the order, and which layers get the same input tensor (query, key and value): these share one
     collection. Each run after it stops as soon as the layer waited for has got its input, and computes nothing twice
     (see :class:`~sparsekit.pruning.replay.Replay`). The model runs in eval mode without gradients and is left as it
     was. Where a batch is a mapping with an ``attention_mask`` ``(batch, tokens)``, the padded tokens of Linear inputs
-    ``(batch, tokens, in)`` do not count.
+    ``(batch, tokens, in)`` do not count. A paired statistic also sees what the same layer gets in the dense model,
+    which runs beside the other, batch by batch, and stops at the same layers.
+
+    Args:
+        view: what is pruned.
+        needs: the statistics to collect.
+        visit: called once per target.
+        dense: the dense model of paired statistics; None copies the model as it is now.
 
     Raises:
-        CalibrationError: there are no batches, the model refuses one, a layer is never reached, or inputs hold NaN.
+        CalibrationError: there are no batches, the model refuses one, a layer is never reached, inputs hold NaN, or
+            the model cannot be copied.
     """
-    with watched_eval(view.model):
+    with ExitStack() as stack:
+        stack.enter_context(watched_eval(view.model))
         groups = _order(view)
-        with Replay(view.model, [target.weight for target in view.targets]) as replay:
-            for group in groups:
-                run = partial(replay.run, [target.weight for target in group.targets], view.run)
-                (stats,) = _collect(run, [group], view.batches, needs, stop=group.once)
-                for target in group.targets:
-                    visit(target, LayerStatistics(target.name, stats))
-                    replay.changed(target.weight)
+        paired = any(issubclass(kind, PairedStatistic) for kind in needs)
+        twin = stack.enter_context(Twin(view, dense)) if paired else None
+        replay = stack.enter_context(Replay(view.model, [target.weight for target in view.targets]))
+        for group in groups:
+            run = partial(replay.run, [target.weight for target in group.targets], view.run)
+            (stats,) = _collect(run, [group], view.batches, needs, stop=group.once, twin=twin)
+            for target in group.targets:
+                visit(target, LayerStatistics(target.name, stats))
+                replay.changed(target.weight)
+            if twin is not None:
+                twin.passed(group.targets)
 
 
 def survey(view: ModelView, needs: InputNeeds) -> dict[str, LayerStatistics]:
-    """Collect the statistics of all targets from the model as it is, by parameter name.
+    """Collect the statistics of all targets from the model as it is, by parameter name; pairs are of equal inputs.
 
     Raises:
         CalibrationError: as :func:`calibrate`.
@@ -98,44 +108,11 @@ def count_rows(view: ModelView) -> dict[str, int]:
 
     with watched_eval(view.model), watching(view.targets, see):
         for index, batch in enumerate(view.batches):
-            _attempt(lambda _, batch: view.run(batch), index, batch)
+            attempt(lambda _, batch: view.run(batch), index, batch)
     for name, count in rows.items():
         if not count:
             raise CalibrationError(f"{name}: expected batches that reach it, got {len(view.batches)} that do not")
     return rows
-
-
-@contextmanager
-def watched_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, and no fused transformer path that would skip the hooks; then everything as before."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _attempt(run: Run, index: int, batch: Any) -> None:
-    """Run one batch until it ends or :class:`_Reached`; name the batch that the model refuses."""
-    with suppress(_Reached):
-        attempt(partial(run, index), index, batch)
-
-
-@contextmanager
-def watching(targets: Sequence[Target], see: Callable[[Target, nn.Module, Tensor], None]) -> Iterator[None]:
-    """Call ``see(target, layer, input)`` whenever a layer of ``targets`` is about to run."""
-
-    def hook(target: Target, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        see(target, layer, args[0] if args else kwargs["input"])
-
-    with ExitStack() as stack:
-        for target in targets:
-            for layer in target.layers:
-                handle = layer.register_forward_pre_hook(partial(hook, target), with_kwargs=True)
-                stack.callback(handle.remove)
-        yield
 
 
 @dataclass
@@ -161,7 +138,7 @@ def _order(view: ModelView) -> list[_Group]:
     for index, batch in enumerate(view.batches):
         trace = _Trace()
         with watching(view.targets, trace.see):
-            _attempt(lambda _, batch: view.run(batch), index, batch)
+            attempt(lambda _, batch: view.run(batch), index, batch)
         trace.last = None
         traces.append(trace)
         place = 0  # what only this batch reaches goes right behind what it was reached after
@@ -198,26 +175,48 @@ def _share_input(one: Target, other: Target, traces: Sequence[_Trace]) -> bool:
 
 
 def _collect(
-    run: Run, groups: Sequence[_Group], batches: Sequence[Any], needs: InputNeeds, *, stop: bool
+    run: Run,
+    groups: Sequence[_Group],
+    batches: Sequence[Any],
+    needs: InputNeeds,
+    *,
+    stop: bool,
+    twin: Twin | None = None,
 ) -> list[dict[type[Statistic], InputStatistic]]:
     """Collect the statistics of each group from its first target; ``stop`` each run once that has got its input."""
     found = {group.targets[0]: _start(group.targets[0], needs) for group in groups}
+    together = [target for group in groups for target in group.targets]
     for index, batch in enumerate(batches):
+        dense = twin.inputs(list(found), together, index, stop=stop) if twin is not None else None
 
-        def see(target: Target, layer: nn.Module, value: Tensor, batch: Any = batch) -> None:
+        def see(target: Target, layer: nn.Module, value: Tensor, batch: Any = batch, dense: Any = dense) -> None:
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            for rows in input_rows(layer, _unpadded(layer, value, batch)):
-                for statistic in found[target].values():
-                    statistic.add(rows)
+            other = None if dense is None else unpadded(layer, dense.next(target, value), batch)
+            _add(found[target].values(), layer, unpadded(layer, value, batch), other)
             if stop:
-                raise _Reached
+                raise Reached
 
         with watching(list(found), see):
-            _attempt(run, index, batch)
+            attempt(run, index, batch)
     for target, stats in found.items():
         for statistic in stats.values():
             _check(target, statistic)
     return list(found.values())
+
+
+def _add(statistics: Iterable[InputStatistic], layer: Layer, inputs: Tensor, dense: Tensor | None) -> None:
+    """Add the rows of ``inputs`` to all, with those of the dense model beside them where they are paired."""
+    if dense is None:
+        for rows in input_rows(layer, inputs):
+            for statistic in statistics:
+                statistic.add(rows)
+        return
+    for rows, others in zip(input_rows(layer, inputs), input_rows(layer, dense)):
+        for statistic in statistics:
+            if isinstance(statistic, PairedStatistic):
+                statistic.add_pair(rows, others)
+            else:
+                statistic.add(rows)
 
 
 def _start(target: Target, needs: InputNeeds) -> dict[type[Statistic], InputStatistic]:
@@ -233,11 +232,3 @@ def _check(target: Target, statistic: InputStatistic) -> None:
         raise CalibrationError(f"{target.name}: expected inputs from the batches, got none")
     if not bool(torch.isfinite(statistic.sum).all()):
         raise CalibrationError(f"{target.name}: expected finite inputs, got NaN or infinite {type(statistic).__name__}")
-
-
-def _unpadded(layer: nn.Module, inputs: Tensor, batch: Any) -> Tensor:
-    """``inputs`` without the tokens that the batch's attention mask marks as padding, where the two fit."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    if not isinstance(layer, nn.Linear) or not isinstance(mask, Tensor) or mask.shape != inputs.shape[:-1]:
-        return inputs
-    return inputs[mask.to(inputs.device, torch.bool)]

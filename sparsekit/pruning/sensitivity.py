@@ -18,7 +18,6 @@ from sparsekit.batches import call_model, describe, tensors_in
 from sparsekit.errors import CalibrationError, PruningError
 from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.budget import check_minimum
-from sparsekit.pruning.calibration import watched_eval, watching
 from sparsekit.pruning.criteria import Criterion, Magnitude
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.problem import ModelProblem
@@ -27,6 +26,7 @@ from sparsekit.pruning.solvers import LayerProblem, Solver
 from sparsekit.pruning.statistics import LayerStatistics, LossFunction, Target
 from sparsekit.pruning.surveying import ROOM, surveyed
 from sparsekit.pruning.targets import Choice, find_targets
+from sparsekit.pruning.watching import watched_eval, watching
 
 LEVELS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from sparsekit.pruning.calibration import survey
@@ -23,7 +23,7 @@ ROOM = 2 << 30
 def surveyed(view: ModelView, needs: Needs) -> Iterator[tuple[Target, LayerStatistics]]:
     """Yield each target with its statistics of the model as it is, a few layers at a time where they are large."""
     inputs, whole = split(needs)
-    for targets in _portions(view, whole):
+    for targets in _portions(view, needs):
         part = replace(view, targets=targets)
         stats = survey(part, inputs) if inputs else {}
         found = {kind: kind.collect(part) for kind in whole}
@@ -31,9 +31,10 @@ def surveyed(view: ModelView, needs: Needs) -> Iterator[tuple[Target, LayerStati
             collected: dict[type[Statistic], Statistic] = dict(stats[target.name].collected) if inputs else {}
             collected.update({kind: by_name[target.name] for kind, by_name in found.items()})
             yield target, LayerStatistics(target.name, collected)
+        del stats, found, collected  # before the next portion needs the room
 
 
-def _portions(view: ModelView, needs: Sequence[type[ModelStatistic]]) -> Iterator[list[Target]]:
+def _portions(view: ModelView, needs: Needs) -> Iterator[list[Target]]:
     """Cut the targets into runs whose statistics find room together, at least one target each."""
     portion: list[Target] = []
     taken = 0

@@ -28,10 +28,12 @@ from sparsekit.pruning.statistics.initial_gradient import (
     InitialGradient,
 )
 from sparsekit.pruning.statistics.inputs import (
+    CrossGram,
     Gram,
     InputMean,
     InputNorm,
     InputStatistic,
+    PairedStatistic,
     groups_of,
     input_rows,
     rows_in,
@@ -44,6 +46,7 @@ from sparsekit.pruning.statistics.synaptic_flow import (
 
 __all__ = [
     "ChannelAttention",
+    "CrossGram",
     "GateGradients",
     "Gradient",
     "GradientSquare",
@@ -61,6 +64,7 @@ __all__ = [
     "ModelView",
     "Needs",
     "NormScale",
+    "PairedStatistic",
     "SampleGradients",
     "Statistic",
     "SynapticFlow",

@@ -50,6 +50,11 @@ class ModelView:
 class Statistic(ABC):  # noqa: B024 - a word for two kinds
     """Something found out about a layer: from its inputs, or from the whole model."""
 
+    @classmethod
+    def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
+        """Bytes that the statistic of ``target`` takes; large ones are collected for a few layers at a time."""
+        return 0
+
 
 class ModelStatistic(Statistic):
     """Something found out about every layer at once, by running the whole model in its own way."""
@@ -67,11 +72,6 @@ class ModelStatistic(Statistic):
         if key not in _VARIANTS:
             _VARIANTS[key] = type(cls.__name__, (cls,), {"__module__": cls.__module__, **settings})
         return cast(type[Self], _VARIANTS[key])
-
-    @classmethod
-    def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
-        """Bytes that the statistic of ``target`` takes; large ones are collected for a few layers at a time."""
-        return 0
 
     @classmethod
     @abstractmethod

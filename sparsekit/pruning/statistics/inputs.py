@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsekit.pruning.statistics.base import Layer, Statistic
+from sparsekit.pruning.statistics.base import Layer, Statistic, Target
 
 UNFOLDED_NUMBERS = 1 << 25
 """Patches of a convolution are unfolded for as many images at a time as stay below this many numbers."""
@@ -78,6 +79,23 @@ class InputMean(InputStatistic):
         return (self.sum / self.rows).repeat_interleave(outputs // self.sum.shape[0], dim=0)
 
 
+class PairedStatistic(InputStatistic):
+    """Summed over pairs: an input row of the pruned model, and that of the dense one for the same token."""
+
+    @abstractmethod
+    def accumulate_pair(self, rows: Tensor, dense: Tensor) -> None:
+        """Add pairs of ``rows`` and ``dense``, both ``(groups, tokens, columns)``, to :attr:`sum` in place."""
+
+    def accumulate(self, rows: Tensor) -> None:
+        """Add ``rows`` paired with themselves: those of a model that nothing has been pruned in."""
+        self.accumulate_pair(rows, rows)
+
+    def add_pair(self, rows: Tensor, dense: Tensor) -> None:
+        """Count and accumulate pairs of rows of any float dtype."""
+        self.rows += rows.shape[1]
+        self.accumulate_pair(rows, dense)
+
+
 class Gram(InputStatistic):
     """The sum of ``x x^T`` over input rows, ``(groups, columns, columns)``."""
 
@@ -89,6 +107,38 @@ class Gram(InputStatistic):
         """Add the outer products of ``rows``."""
         rows = rows.to(self.sum.dtype)
         self.sum.baddbmm_(rows.transpose(1, 2), rows)
+
+    @classmethod
+    def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
+        """Return the bytes of ``(groups, columns, columns)``."""
+        return _square(target)
+
+
+class CrossGram(PairedStatistic):
+    """The sum of ``x d^T`` over pairs of a pruned model's row ``x`` and the dense model's ``d``.
+
+    Shape ``(groups, columns, columns)``; with it, and the dense weight ``W``, ``X Y^T = CrossGram W^T`` for the outputs
+    ``Y`` of the dense layer in the dense model.
+    """
+
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return zeros of the dtype of ``like``."""
+        return torch.zeros(groups, columns, columns, device=like.device, dtype=like.dtype)
+
+    def accumulate_pair(self, rows: Tensor, dense: Tensor) -> None:
+        """Add the outer products of ``rows`` and ``dense``."""
+        self.sum.baddbmm_(rows.to(self.sum.dtype).transpose(1, 2), dense.to(self.sum.dtype))
+
+    @classmethod
+    def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
+        """Return the bytes of ``(groups, columns, columns)``."""
+        return _square(target)
+
+
+def _square(target: Target) -> int:
+    """Bytes of one matrix of input columns per group."""
+    itemsize = torch.promote_types(target.weight.dtype, torch.float32).itemsize
+    return groups_of(target.layers[0]) * target.weight[:1].numel() ** 2 * itemsize
 
 
 def groups_of(layer: Layer) -> int:
