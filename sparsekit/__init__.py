@@ -32,6 +32,7 @@ from sparsekit.patterns import (
 )
 from sparsekit.planning import Plan, compile, plan
 from sparsekit.pruning import (
+    ALPS,
     AMC,
     BESA,
     CAP,
@@ -44,15 +45,19 @@ from sparsekit.pruning import (
     OBS,
     OWL,
     PCAS,
+    RIA,
     SNIP,
     BatchNormScale,
+    ChannelLasso,
     CostWeighted,
+    DSnoT,
     ErdosRenyi,
     FilterNorm,
     GeometricMedian,
     Global,
     GraSP,
     IterativeSNIP,
+    LeastSquares,
     Magnitude,
     MagnitudeActivation,
     MagnitudeGradient,
@@ -73,9 +78,11 @@ from sparsekit.pruning import (
     isometry_,
     prune,
     recalibrate_batchnorm,
+    reconstruct,
 )
 
 __all__ = [
+    "ALPS",
     "AMC",
     "BESA",
     "CAP",
@@ -89,14 +96,17 @@ __all__ = [
     "OBS",
     "OWL",
     "PCAS",
+    "RIA",
     "SNIP",
     "VNM",
     "BatchNormScale",
     "Block",
     "CalibrationError",
     "Channel",
+    "ChannelLasso",
     "CheckpointError",
     "CostWeighted",
+    "DSnoT",
     "ErdosRenyi",
     "Filter",
     "FilterNorm",
@@ -111,6 +121,7 @@ __all__ = [
     "KernelPattern",
     "KernelSlice",
     "LayerError",
+    "LeastSquares",
     "Magnitude",
     "MagnitudeActivation",
     "MagnitudeGradient",
@@ -152,6 +163,7 @@ __all__ = [
     "pruning",
     "read_mask",
     "recalibrate_batchnorm",
+    "reconstruct",
     "save",
 ]
 __version__ = "0.1.0"

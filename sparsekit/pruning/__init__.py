@@ -20,6 +20,7 @@ from sparsekit.pruning.criteria import (
     LAMP,
     OBD,
     PCAS,
+    RIA,
     SNIP,
     BatchNormScale,
     Criterion,
@@ -46,15 +47,20 @@ from sparsekit.pruning.isometry import (
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
+from sparsekit.pruning.reconstruct import reconstruct
 from sparsekit.pruning.searches import AMC, BESA, SEARCHES, ModelProblem, PruningAgents, Search
 from sparsekit.pruning.sensitivity import sensitivity_scan
 from sparsekit.pruning.solvers import (
+    ALPS,
     CAP,
     CHITA,
     OBERT,
     OBS,
     SOLVERS,
+    ChannelLasso,
+    DSnoT,
     LayerProblem,
+    LeastSquares,
     RankingSolver,
     Solution,
     Solver,
@@ -87,6 +93,7 @@ from sparsekit.pruning.targets import prunable
 
 __all__ = [
     "ALLOCATIONS",
+    "ALPS",
     "AMC",
     "BESA",
     "CAP",
@@ -100,15 +107,18 @@ __all__ = [
     "OBS",
     "OWL",
     "PCAS",
+    "RIA",
     "SEARCHES",
     "SNIP",
     "SOLVERS",
     "Allocation",
     "BatchNormScale",
     "ChannelAttention",
+    "ChannelLasso",
     "CostWeighted",
     "Criterion",
     "CrossGram",
+    "DSnoT",
     "ErdosRenyi",
     "FilterNorm",
     "GateGradients",
@@ -128,6 +138,7 @@ __all__ = [
     "IterativeSNIP",
     "LayerProblem",
     "LayerStatistics",
+    "LeastSquares",
     "Magnitude",
     "MagnitudeActivation",
     "MagnitudeGradient",
@@ -164,6 +175,7 @@ __all__ = [
     "prunable",
     "prune",
     "recalibrate_batchnorm",
+    "reconstruct",
     "reinitialise",
     "sensitivity_scan",
     "shuffle_masks",

@@ -73,10 +73,13 @@ def prune(  # noqa: PLR0913 - the one call of the package
     _check_loss(method, loss_fn)
     budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
     fraction = _fraction(method, pattern, budget, targets)
+    for target in targets:
+        if isinstance(method, Solver) and (reason := method.refuses(pattern, tuple(target.weight.shape))):
+            raise PruningError(f"{target.name}: {method} {reason}")
     problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, budget is None)
     console = Console(stderr=True)
     hidden = not (progress and console.is_terminal)
-    with _undoing() as write, Progress(console=console, disable=hidden, transient=True) as bar:
+    with undoing() as write, Progress(console=console, disable=hidden, transient=True) as bar:
         task = bar.add_task(f"pruning {len(targets)} layers", total=len(targets))
         if isinstance(method, Search):
             masks = search(problem, method, write)
@@ -175,7 +178,7 @@ def _materialise(batches: Iterable[Any] | None, method: Method, allocation: Allo
 
 
 @contextmanager
-def _undoing() -> Iterator[Write]:
+def undoing() -> Iterator[Write]:
     """Give a function that writes into parameters; if the block fails, every parameter gets its old values back."""
     before: dict[nn.Parameter, Tensor] = {}
 

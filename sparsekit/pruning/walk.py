@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sparsekit.errors import CalibrationError, PruningError
 from sparsekit.mask import Mask
-from sparsekit.patterns import Pattern
 from sparsekit.pruning.allocations import Allocation
 from sparsekit.pruning.calibration import calibrate
 from sparsekit.pruning.criteria import Criterion
 from sparsekit.pruning.searches import ModelProblem, Search
+from sparsekit.pruning.selection import selected
 from sparsekit.pruning.solvers import LayerProblem, RankingSolver, Solver
 from sparsekit.pruning.statistics import LayerStatistics, Needs, Target
 from sparsekit.pruning.surveying import split, surveyed
@@ -145,14 +145,6 @@ class _Round:
             return self.dense.get(target.name, target.weight), selected(known, self.pattern, share, self.method.by_row)
         solution = self.method.solve(LayerProblem(target.name, _wide(target.weight), stats, self.pattern, share))
         return _finite(target.name, solution.weight.to(target.weight.dtype), self.method), solution.keep
-
-
-def selected(scores: Tensor, pattern: Pattern, share: float, by_row: bool = False) -> Tensor:
-    """The pattern's choice; a share of 1, which only a global budget gives, removes every unit."""
-    if share < 1.0 or pattern.fixes_sparsity:
-        return pattern.select(scores, None if pattern.fixes_sparsity else share, by_row=by_row)
-    high, wide = pattern.grid(tuple(scores.shape))
-    return pattern.choose(scores, high * wide)
 
 
 def _wide(weight: Tensor) -> Tensor:

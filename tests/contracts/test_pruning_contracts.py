@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import sparsekit as sk
 from sparsekit.patterns import (
     NM,
     PATTERNS,
@@ -105,6 +106,20 @@ def some_scores(kind, pattern):
     return kind().score(weight, stats)
 
 
+def refusal(kind, pattern, weight):
+    """Why a solver does not take the pattern."""
+    return kind().refuses(pattern, tuple(weight.shape)) if kind in SOLVERS else None
+
+
+def own_pattern(kind):
+    """The finest pattern that a method takes."""
+    return Channel() if refusal(kind, Unstructured(), torch.zeros(4, 4)) else Unstructured()
+
+
+def counts_by_row(kind):
+    return kind in (*CRITERIA, *SOLVERS) and kind().by_row
+
+
 def sparsity_for(pattern, wanted):
     return None if pattern.fixes_sparsity else wanted
 
@@ -193,6 +208,10 @@ def test_every_method_prunes_a_network(kind, pattern):
     sparsity = sparsity_for(pattern, 0.5)
     batches = (torch.randn(4, 3, 5, 5) for _ in range(2))
     able = [name for name in "024" if not pattern.refuses(tuple(parameters[f"{name}.weight"].shape))]
+    if any(refusal(kind, pattern, parameters[f"{name}.weight"]) for name in able):
+        with pytest.raises(sk.PruningError, match=r"other units|do not choose"):
+            prune(model, kind(), pattern, sparsity, batches=batches, loss_fn=loss_fn, layers=able)
+        return
     if kind in SEARCHES and pattern.fixes_sparsity and able:
         with pytest.raises(ValueError, match="fixes that"):
             prune(model, kind(), pattern, sparsity, batches=batches, loss_fn=loss_fn, layers=able)
@@ -209,17 +228,16 @@ def test_every_method_prunes_a_network(kind, pattern):
         assert not value[~mask.keep].any()
         if kind in CRITERIA:
             assert torch.equal(value[mask.keep], before[name][mask.keep])
-        by_row = kind in CRITERIA and kind.by_row
         if (kind.__name__ in RANDOM_COUNTS and not pattern.fixes_sparsity) or not counts_units(kind):
             continue
-        assert mask.nnz == kept_count(pattern, tuple(value.shape), sparsity, by_row)
+        assert mask.nnz == kept_count(pattern, tuple(value.shape), sparsity, counts_by_row(kind))
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_sparsity_0_changes_nothing(kind):
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    masks = prune(model, kind(), sparsity=0.0, batches=[torch.randn(4, 3, 5, 5)], loss_fn=loss_fn)
+    masks = prune(model, kind(), own_pattern(kind), 0.0, batches=[torch.randn(4, 3, 5, 5)], loss_fn=loss_fn)
     assert all(mask.keep.all() for mask in masks.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -230,33 +248,32 @@ def test_pruning_twice_keeps_the_mask(kind):
     if kind.__name__ in BLIND | SIGNED | TRYING:
         pytest.skip("random scores do not see the weights, signed ones may be below 0, and trying finds other choices")
     model, batches = network(), [torch.randn(16, 3, 5, 5)]
-    first = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
-    second = prune(model, kind(), sparsity=0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
+    first = prune(model, kind(), own_pattern(kind), 0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
+    second = prune(model, kind(), own_pattern(kind), 0.5, batches=batches, loss_fn=loss_fn, layers=["4"])
     assert torch.equal(first["4.weight"].keep | second["4.weight"].keep, first["4.weight"].keep)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_allocation_with_every_method(kind, allocation):
-    model, batches = network(), [torch.randn(4, 3, 5, 5)]
+    model, batches, pattern = network(), [torch.randn(4, 3, 5, 5)], own_pattern(kind)
     unranked = kind in SOLVERS and not issubclass(kind, RankingSolver)
     refused = allocation().without_scores() is None and (unranked or (kind in CRITERIA and kind.by_row))
     if refused:
         with pytest.raises(ValueError, match="ranks scores across layers"):
-            prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
+            prune(model, kind(), pattern, 0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
         return
     if kind in SEARCHES and allocation is not Uniform:
         with pytest.raises(ValueError, match="nothing to share out"):
-            prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
+            prune(model, kind(), pattern, 0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
         return
-    masks = prune(model, kind(), sparsity=0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
-    if not counts_units(kind):
+    masks = prune(model, kind(), pattern, 0.5, allocation=allocation(), batches=batches, loss_fn=loss_fn)
+    if not counts_units(kind) or pattern != Unstructured():
         return
     # What the budget counts: weights, or operations, which come 25, 9 and 1 per weight of the three layers.
     each = (25, 9, 1) if allocation is CostWeighted else (1, 1, 1)
     off = sum(worth * (mask.nnz - mask.keep.numel() / 2) for worth, mask in zip(each, masks.values()))
-    by_row = kind in CRITERIA and kind.by_row
-    slack = sum(worth * (mask.shape[0] if by_row else 1) for worth, mask in zip(each, masks.values()))
+    slack = sum(worth * (mask.shape[0] if counts_by_row(kind) else 1) for worth, mask in zip(each, masks.values()))
     assert kind.__name__ in RANDOM_COUNTS or abs(off) <= slack
     if allocation is not Uniform:
         with pytest.raises(ValueError, match="nothing to share out"):

@@ -23,6 +23,7 @@ from sparsekit.pruning.criteria.obd import (
 from sparsekit.pruning.criteria.pcas import PCAS
 from sparsekit.pruning.criteria.random import Random
 from sparsekit.pruning.criteria.random_bernoulli import RandomBernoulli
+from sparsekit.pruning.criteria.ria import RIA
 from sparsekit.pruning.criteria.skeletonization import (
     Skeletonization,
 )
@@ -63,6 +64,7 @@ CRITERIA: tuple[type[Criterion], ...] = (
     FORCE,
     GraSP,
     SynFlow,
+    RIA,
 )
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "LAMP",
     "OBD",
     "PCAS",
+    "RIA",
     "SNIP",
     "BatchNormScale",
     "Criterion",

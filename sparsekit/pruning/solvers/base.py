@@ -52,13 +52,22 @@ class Solver(ABC):
         """How often the model is looked at and pruned on the way to the budget; the density falls geometrically."""
         return 1
 
+    @property
+    def by_row(self) -> bool:
+        """Whether each row of units loses the same count, as criteria that compare within a row have it."""
+        return False
+
+    def refuses(self, pattern: Pattern, shape: tuple[int, ...]) -> str | None:
+        """Say in half a sentence why a weight of ``shape`` cannot be solved for ``pattern``; None where it can."""
+        return None
+
     def statistics(self) -> Needs:
         """Return what this very solver needs: :attr:`needs`, unless its settings say otherwise."""
         return self.needs
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Solution:
-        """Solve one layer; exactly ``floor(sparsity * units)`` units of the pattern go."""
+        """Solve one layer; exactly ``floor(sparsity * units)`` units of the pattern go, of a row if :attr:`by_row`."""
 
 
 class RankingSolver(Solver):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,11 @@ from sparsekit.errors import PruningError, SparsekitWarning
 from sparsekit.patterns import Pattern
 from sparsekit.patterns.base import as_matrix, removed
 from sparsekit.pruning.solvers.base import LayerProblem, Solution, Solver
-from sparsekit.pruning.statistics import Gram, Needs
+from sparsekit.pruning.solvers.normal_equations import Targets, as_weight, check_options, needs_of, normal_equations
+from sparsekit.pruning.statistics import CrossGram, Gram, LayerStatistics, Needs
+
+SMALL = 256
+"""Columns of a triangle that is inverted at once."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,13 @@ class SparseGPT(Solver):
     Args:
         damping: added to the diagonal of ``H``, as a fraction of its mean.
         block_size: columns per slab.
+        targets: ``"layer"`` reproduces the outputs of the dense weight on the inputs from the layers pruned before it,
+            ``"dense"`` those of the dense model, so that it also makes up for the layers before: it starts from the
+            weight that does so best without a mask, ``W + (Y - W X) X^T H^-1``.
+        steps: of conjugate gradients on the chosen support, at most; 0 leaves it to the columns.
 
     Raises:
-        PruningError: ``damping`` is negative or ``block_size`` smaller than 1.
+        PruningError: an option is out of its range.
 
     Source: Frantar, Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     algorithm 1.
@@ -39,13 +46,21 @@ class SparseGPT(Solver):
 
     damping: float = 0.01
     block_size: int = 128
-    needs: ClassVar[Needs] = (Gram,)
+    targets: Targets = "layer"
+    steps: int = 0
 
     def __post_init__(self) -> None:
         if self.damping < 0 or self.block_size < 1:
             raise PruningError(
                 f"SparseGPT: expected damping >= 0 and block_size >= 1, got {self.damping} and {self.block_size}"
             )
+        check_options(self, self.damping, self.targets)
+        if self.steps < 0:
+            raise PruningError(f"SparseGPT: expected steps >= 0, got {self.steps}")
+
+    def statistics(self) -> Needs:
+        """Return the second moments of the inputs, with those of the dense model where the targets are its outputs."""
+        return needs_of(self.targets)
 
     def solve(self, problem: LayerProblem) -> Solution:
         """Solve one layer; see :meth:`Solver.solve`. A grouped convolution has one ``H`` per group of rows."""
@@ -54,20 +69,23 @@ class SparseGPT(Solver):
         gram = problem.stats[Gram]
         if not matrix.numel() or not (problem.pattern.fixes_sparsity or any(gone for _, _, gone in slabs)):
             return Solution(problem.weight.clone(), torch.ones_like(problem.weight, dtype=torch.bool))
-        groups = gram.sum.shape[0]
-        columns_first = matrix.reshape(groups, -1, matrix.shape[1]).transpose(1, 2)  # a column is contiguous
-        weight = columns_first.clone(memory_format=torch.contiguous_format)
-        dead = gram.sum.diagonal(dim1=1, dim2=2) == 0
-        weight[dead] = 0
-        factor = inverse_factor(gram.sum / gram.rows, self.damping, problem.name).to(weight.dtype)
+        dense = matrix.reshape(gram.sum.shape[0], -1, matrix.shape[1])
+        factor = inverse_factor(gram.sum, self.damping, problem.name).to(matrix.dtype)  # its scale does not matter
+        rows = dense if self.targets == "layer" else _unmasked(dense, factor, problem.stats)
+        weight = rows.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # a column is contiguous
+        weight[gram.sum.diagonal(dim1=1, dim2=2) == 0] = 0
         keep = torch.ones_like(weight, dtype=torch.bool)
         for start, stop, gone in slabs:
             slab = weight[:, start:stop]
             kept = keep[:, start:stop]
             errors = _solve_slab(slab, factor[:, start:stop, start:stop], kept, problem, gone)
             weight[:, stop:].baddbmm_(factor[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
-        shape = problem.weight.shape
-        return Solution(_rows_first(weight).reshape(shape), _rows_first(keep).reshape(shape))
+        del factor
+        weight, keep = weight.transpose(1, 2).contiguous(), keep.transpose(1, 2).contiguous()
+        if self.steps:
+            equations = normal_equations(problem, self.damping, self.targets)
+            weight = equations.refined(weight, keep, self.steps)
+        return Solution(as_weight(weight, problem), as_weight(keep, problem))
 
     def _slabs(self, pattern: Pattern, shape: tuple[int, ...], sparsity: float) -> list[tuple[int, int, int]]:
         """Cut the columns into slabs ``(start, stop, units that go)`` whose counts add up to the exact total."""
@@ -120,11 +138,34 @@ def _factor(hessian: Tensor, damping: float) -> Tensor | None:
     mean = diagonal.sum(dim=1, keepdim=True) / alive.sum(dim=1, keepdim=True).clamp(min=1)
     diagonal.copy_(torch.where(alive, diagonal, torch.where(mean > 0, mean, 1.0)) + damping * mean)
     lower, info = torch.linalg.cholesky_ex(damped)
+    del damped, diagonal  # as large as the second moments, which may be half a gigabyte
     if bool((info != 0).any()):
         return None
-    eye = torch.eye(hessian.shape[1], device=hessian.device, dtype=hessian.dtype).expand_as(hessian)
-    factor = torch.linalg.solve_triangular(lower.flip(1, 2), eye, upper=True)
-    return factor if bool(torch.isfinite(factor).all()) else None
+    factor = lower.flip(1, 2)
+    del lower
+    _invert_upper(factor)
+    return factor if bool(torch.isfinite(factor.sum())) else None
+
+
+def _invert_upper(matrix: Tensor) -> None:
+    """Invert upper triangular ``(groups, n, n)`` in place, half by half."""
+    columns = matrix.shape[1]
+    if columns <= SMALL:
+        eye = torch.eye(columns, device=matrix.device, dtype=matrix.dtype).expand_as(matrix)
+        matrix.copy_(torch.linalg.solve_triangular(matrix, eye, upper=True))
+        return
+    half = columns // 2
+    first, corner, last = matrix[:, :half, :half], matrix[:, :half, half:], matrix[:, half:, half:]
+    _invert_upper(first)
+    _invert_upper(last)
+    corner.copy_(first @ corner @ last).neg_()
+
+
+def _unmasked(dense: Tensor, factor: Tensor, stats: LayerStatistics) -> Tensor:
+    """The weight that comes closest to the dense model's outputs, damped towards ``dense`` ``(groups, rows, n)``."""
+    gram, cross = stats[Gram].sum.to(dense.dtype), stats[CrossGram].sum.to(dense.dtype)
+    missing = dense @ cross.transpose(1, 2) - dense @ gram
+    return dense + missing @ factor.transpose(1, 2) @ factor
 
 
 def _part(shape: tuple[int, ...], columns: int) -> tuple[int, ...]:

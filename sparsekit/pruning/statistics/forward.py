@@ -17,6 +17,8 @@ def attempt(run: Callable[[Any], Any], index: int, batch: Any) -> Any:
     """
     try:
         return run(batch)
+    except CalibrationError:  # says itself what is wrong
+        raise
     except Exception as error:
         raise CalibrationError(
             f"batches[{index}]: expected what the model takes (a tensor, a tuple of positional or a dict of keyword "
