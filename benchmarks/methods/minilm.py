@@ -89,7 +89,7 @@ def cases() -> Iterator[Case]:
     yield Case("SparseGPT, dense targets, permuted", best, permute=True)
 
 
-BEST = {"targets": "dense"}
+BEST = {"targets": "dense", "damping": 0.05, "steps": 10}
 """The settings of the solver that kept most here."""
 
 
