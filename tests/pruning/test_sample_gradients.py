@@ -118,6 +118,22 @@ def test_equal_a_loop_over_samples(name):
         torch.testing.assert_close(stat.mean, expected[target].mean(dim=0))
 
 
+@pytest.mark.parametrize(("name", "passes"), [*((name, 2) for name in list(MODELS)[:5]), ("functional", 9)])
+def test_a_pass_per_batch_is_enough_where_samples_come_first(name, passes):
+    """A sum that is not the batch's gradient would fall back to a pass per sample, right but slow."""
+    make, shape = MODELS[name]
+    model, calls = make(), []
+    model(torch.randn(2, *shape))
+
+    def counted(model, batch):
+        calls.append(len(batch))
+        return loss_fn(model, batch)
+
+    batches = [torch.randn(4, *shape), torch.randn(3, *shape)]
+    SampleGradients.collect(ModelView(model, find_targets(model), batches, counted))
+    assert len(calls) == passes
+
+
 def test_parts_of_a_convolution_s_patches_add_up(monkeypatch):
     torch.manual_seed(0)
     model, batch = nn.Conv2d(2, 4, 3, groups=2), torch.randn(5, 2, 6, 6)

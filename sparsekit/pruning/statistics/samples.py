@@ -143,15 +143,16 @@ class _Recorder:
         self.rows = torch.zeros(size, *target.weight.shape, dtype=_dtype(target.weight), device=target.weight.device)
         self.complete = True
 
-    def see(self, layer: Layer, inputs: Tensor, output: Tensor) -> None:
-        """Have the gradients added when the gradient of ``output`` is known."""
+    def see(self, layer: Layer, inputs: Tensor, output: Tensor) -> Tensor:
+        """Have the gradients added when the gradient of ``output`` is known; return what takes its place."""
         images = isinstance(layer, nn.Conv2d)
         if inputs.dim() < 2 or len(inputs) != self.size or (images and inputs.dim() != 4):
             self.complete = False
         elif output.requires_grad:
-            # a hook of the tensor still sees this value's gradient where an in-place function follows
-            given = inputs.detach()
+            # a function in place may follow: a tensor that is no view keeps the hook for the value before it
+            output, given = output.clone(), inputs.detach()
             output.register_hook(lambda gradient: self._add(layer, given, gradient.detach()))  # type: ignore[no-untyped-call]
+        return output
 
     def _add(self, layer: Layer, inputs: Tensor, gradient: Tensor) -> None:
         dtype = self.rows.dtype
@@ -186,9 +187,9 @@ def _watching(targets: Sequence[Target], size: int) -> Iterator[dict[Target, _Re
 
             def hook(
                 layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, r: _Recorder = recorder
-            ) -> None:
+            ) -> Tensor:
                 assert isinstance(layer, (nn.Linear, nn.Conv2d))
-                r.see(layer, args[0] if args else kwargs["input"], output)
+                return r.see(layer, args[0] if args else kwargs["input"], output)
 
             for layer in target.layers:
                 stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
