@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekit.errors import CalibrationError
-from sparsekit.pruning.pairing import Twin
+from sparsekit.pruning.pairing import DenseInputs, Twin
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.statistics import (
     InputStatistic,
@@ -20,13 +20,14 @@ from sparsekit.pruning.statistics import (
     LayerStatistics,
     ModelView,
     PairedStatistic,
+    ResidualGap,
     Statistic,
     Target,
     groups_of,
     input_rows,
     rows_in,
 )
-from sparsekit.pruning.watching import Reached, Run, attempt, unpadded, watched_eval, watching
+from sparsekit.pruning.watching import Reached, Run, attempt, unpadded, watched_eval, watching, watching_sums
 
 InputNeeds = Sequence[type[InputStatistic]]
 Visit = Callable[[Target, LayerStatistics], None]
@@ -63,7 +64,10 @@ def calibrate(view: ModelView, needs: InputNeeds, visit: Visit, dense: nn.Module
     with ExitStack() as stack:
         stack.enter_context(watched_eval(view.model))
         groups = _order(view)
-        paired = any(issubclass(kind, PairedStatistic) for kind in needs)
+        sums = any(kind.sees_sums for kind in needs)
+        if sums:  # which differ where inputs are shared
+            groups = [_Group([target], group.once) for group in groups for target in group.targets]
+        paired = sums or any(issubclass(kind, PairedStatistic) for kind in needs)
         twin = stack.enter_context(Twin(view, dense)) if paired else None
         replay = stack.enter_context(Replay(view.model, [target.weight for target in view.targets]))
         for group in groups:
@@ -186,17 +190,28 @@ def _collect(
     """Collect the statistics of each group from its first target; ``stop`` each run once that has got its input."""
     found = {group.targets[0]: _start(group.targets[0], needs) for group in groups}
     together = [target for group in groups for target in group.targets]
+    sums = twin is not None and any(kind.sees_sums for kind in needs)
     for index, batch in enumerate(batches):
-        dense = twin.inputs(list(found), together, index, stop=stop) if twin is not None else None
+        dense = twin.inputs(list(found), together, index, stop=stop, sums=sums) if twin is not None else None
 
-        def see(target: Target, layer: nn.Module, value: Tensor, batch: Any = batch, dense: Any = dense) -> None:
+        def see(
+            target: Target,
+            layer: nn.Module,
+            value: Tensor,
+            addend: Tensor | None = None,
+            batch: Any = batch,
+            dense: DenseInputs | None = dense,
+        ) -> None:
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
-            other = None if dense is None else unpadded(layer, dense.next(target, value), batch)
-            _add(found[target].values(), layer, unpadded(layer, value, batch), other)
+            other, wanted = (None, None) if dense is None else dense.next(target, value)
+            inputs = unpadded(layer, value, batch)
+            _add(found[target].values(), layer, inputs, None if other is None else unpadded(layer, other, batch))
+            if isinstance(layer, nn.Linear) and addend is not None and wanted is not None:
+                _add_gap(found[target].values(), inputs, unpadded(layer, wanted - addend, batch))
             if stop:
                 raise Reached
 
-        with watching(list(found), see):
+        with watching_sums(list(found), see) if sums else watching(list(found), see):
             attempt(run, index, batch)
     for target, stats in found.items():
         for statistic in stats.values():
@@ -217,6 +232,13 @@ def _add(statistics: Iterable[InputStatistic], layer: Layer, inputs: Tensor, den
                 statistic.add_pair(rows, others)
             else:
                 statistic.add(rows)
+
+
+def _add_gap(statistics: Iterable[InputStatistic], inputs: Tensor, gap: Tensor) -> None:
+    """Add what the sum behind a Linear lacks, token by token."""
+    for statistic in statistics:
+        if isinstance(statistic, ResidualGap):
+            statistic.add_gap(inputs.reshape(1, -1, inputs.shape[-1]), gap.reshape(1, -1, gap.shape[-1]))
 
 
 def _start(target: Target, needs: InputNeeds) -> dict[type[Statistic], InputStatistic]:

@@ -14,24 +14,27 @@ from typing_extensions import Self
 from sparsekit.errors import CalibrationError, LayerError
 from sparsekit.pruning.replay import Replay
 from sparsekit.pruning.statistics import ModelView, Target
-from sparsekit.pruning.watching import Reached, attempt, watched_eval, watching
+from sparsekit.pruning.watching import Reached, attempt, watched_eval, watching, watching_sums
+
+Seen = tuple[Tensor, Tensor | None]
+"""The input of a call of a layer, and what its output is added to, where that was asked for."""
 
 
 @dataclass
 class DenseInputs:
     """What each target got in the dense model for one batch, in the order of its calls."""
 
-    inputs: dict[str, list[Tensor]]
+    inputs: dict[str, list[Seen]]
 
-    def next(self, target: Target, value: Tensor) -> Tensor:
+    def next(self, target: Target, value: Tensor) -> Seen:
         """Return the dense partner of ``value``, the input of the next call of ``target``.
 
         Raises:
             CalibrationError: the dense model calls the layer less often, or with an input of another shape.
         """
         waiting = self.inputs.get(target.name, [])
-        if not waiting or waiting[0].shape != value.shape:
-            came = tuple(waiting[0].shape) if waiting else "no such call"
+        if not waiting or waiting[0][0].shape != value.shape:
+            came = tuple(waiting[0][0].shape) if waiting else "no such call"
             raise CalibrationError(
                 f"{target.name}: expected the dense model to give it an input of shape {tuple(value.shape)} too, "
                 f"got {came}"
@@ -70,18 +73,22 @@ class Twin:
     def __exit__(self, *exception: object) -> None:
         self.stack.close()
 
-    def inputs(self, watched: Sequence[Target], before: Sequence[Target], index: int, *, stop: bool) -> DenseInputs:
+    def inputs(
+        self, watched: Sequence[Target], before: Sequence[Target], index: int, *, stop: bool, sums: bool
+    ) -> DenseInputs:
         """Run batch ``index``, and return what ``watched`` get; ``before`` are those that :meth:`passed` names next."""
         found = DenseInputs({})
 
-        def see(target: Target, layer: nn.Module, value: Tensor) -> None:
+        def see(target: Target, layer: nn.Module, value: Tensor, addend: Tensor | None = None) -> None:
             # what a run goes on from may be written into by the model later
-            found.inputs.setdefault(target.name, []).append(value if stop else value.clone())
+            seen = (value, addend) if stop else (value.clone(), None if addend is None else addend.clone())
+            found.inputs.setdefault(target.name, []).append(seen)
             if stop:
                 raise Reached
 
         run = partial(self.replay.run, [self.targets[target.name].weight for target in before], self.view.run)
-        with watching([self.targets[target.name] for target in watched], see):
+        partners = [self.targets[target.name] for target in watched]
+        with watching_sums(partners, see) if sums else watching(partners, see):
             attempt(run, index, self.view.batches[index])
         return found
 

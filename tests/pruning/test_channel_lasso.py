@@ -86,6 +86,11 @@ def test_a_larger_penalty_leaves_no_more_channels():
     assert (counts[0], counts[-1]) == (12, 0)
 
 
+def test_channels_that_leave_at_once_are_those_of_the_largest_penalty_that_keeps_enough():
+    lasso = Lasso(torch.eye(4), torch.tensor([3.0, 2.0, 2.0, 1.9]))
+    assert np.flatnonzero(lasso.search(2, 1e-3)).tolist() == [0, 1, 2]
+
+
 def test_a_channel_that_is_there_twice_goes():
     """Equal inputs with equal weights: one can carry both, and magnitude could not see it."""
     weight, inputs, _ = setting()

@@ -9,8 +9,8 @@ import sparsekit as sk
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.pruning import LayerProblem, LeastSquares, Magnitude, ModelView, SparseGPT, Wanda, reconstruct
 from sparsekit.pruning.calibration import calibrate
-from sparsekit.pruning.solvers.normal_equations import normal_equations
-from sparsekit.pruning.statistics import CrossGram, Gram
+from sparsekit.pruning.solvers.normal_equations import needs_of, normal_equations
+from sparsekit.pruning.statistics import CrossGram, Gram, ResidualGap
 from sparsekit.pruning.targets import find_targets
 from tests.calibrated import best_on, correlated, layer_problem, output_error
 
@@ -173,6 +173,66 @@ def test_cross_gram_of_a_layer_that_runs_twice_pairs_its_calls():
     torch.testing.assert_close(found["layer.weight"][CrossGram].sum[0], x.T @ x + second.T @ second)
     partner, own = dense.layer(second), model.layer(torch.relu(model.layer(x)))
     torch.testing.assert_close(found["last.weight"][CrossGram].sum[0], own.T @ partner)
+
+
+class Residual(nn.Module):
+    """A branch that is added to its input, behind a layer."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up, self.down = (nn.Linear(5, 6).double(), nn.Linear(6, 9).double(), nn.Linear(9, 6).double())
+        self.dropout, self.norm, self.inplace = nn.Dropout(0.5), nn.LayerNorm(6).double(), inplace
+
+    def forward(self, x):
+        stream = self.stem(x)
+        branch = self.dropout(self.down(torch.tanh(self.up(stream))))
+        if self.inplace:
+            branch += stream
+            return self.norm(branch)
+        return self.norm(stream + branch)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@torch.no_grad()
+def test_residual_targets_make_up_for_the_stream(inplace):
+    """What the last layer fits is the dense sum less the pruned stream; the others have nothing that is added."""
+    model, x = Residual(inplace), torch.randn(80, 5, dtype=torch.float64)
+    dense, found = copy.deepcopy(model), {}
+    needs = needs_of("residual")
+
+    def visit(target, stats):
+        found[target.name] = stats
+        if target.name == "stem.weight":
+            target.weight[:, ::2] = 0
+
+    calibrate(ModelView(model, find_targets(model), [x[:50], x[50:]]), needs, visit)
+    inputs, theirs = torch.tanh(model.up(model.stem(x))), torch.tanh(dense.up(dense.stem(x)))
+    gap = dense.stem(x) - model.stem(x)
+    torch.testing.assert_close(found["down.weight"][ResidualGap].sum[0], inputs.T @ gap)
+    assert not any(found[f"{name}.weight"][ResidualGap].sum.numel() for name in ("stem", "up"))
+    weight = dense.down.weight
+    for solver in (LeastSquares, SparseGPT):
+        problem = LayerProblem("down.weight", weight, found["down.weight"], Unstructured(), 0.4)
+        solved = solver(targets="residual", damping=0.01, steps=100).solve(problem)
+        outputs = theirs @ weight.T + gap
+        expected = best_on(solved.keep, inputs, outputs, 0.01 * mean_square(inputs), weight)
+        torch.testing.assert_close(solved.weight, expected, rtol=1e-6, atol=1e-8)
+    start = best_on(torch.ones_like(weight, dtype=torch.bool), inputs, outputs, 0.01 * mean_square(inputs), weight)
+    hessian = inputs.T @ inputs / 80 + 0.01 * mean_square(inputs) * torch.eye(9, dtype=torch.float64)
+    pivots = torch.stack([torch.linalg.inv(hessian[i:, i:])[0, 0] for i in range(9)])
+    assert torch.equal(solved.keep, Unstructured().select(start.square() / pivots, 0.4))
+
+
+@torch.no_grad()
+def test_residual_targets_of_a_whole_model():
+    dense, x = Residual(), torch.randn(80, 5, dtype=torch.float64)
+    errors = {}
+    for targets in ("layer", "residual"):
+        model = copy.deepcopy(dense)
+        sk.prune(model, SparseGPT(targets=targets, steps=50), sparsity=0.5, batches=[x])
+        errors[targets] = float((model(x) - dense(x)).square().sum())
+    assert errors["residual"] < errors["layer"]
 
 
 @torch.no_grad()

@@ -43,7 +43,8 @@ class ALPS(Solver):
         iterations: of ADMM, at most.
         steps: of conjugate gradients on the support, at most.
         targets: ``"layer"`` reproduces the outputs of the dense weight on the inputs from the layers pruned before it,
-            ``"dense"`` those of the dense model, so that it also makes up for the layers before.
+            ``"dense"`` those of the dense model, so that it also makes up for the layers before, and ``"residual"``
+            for the stream that a residual branch is added to as well.
 
     Raises:
         PruningError: an option is out of its range.
@@ -67,7 +68,7 @@ class ALPS(Solver):
             )
 
     def statistics(self) -> Needs:
-        """Return the second moments of the inputs, with those of the dense model where the targets are its outputs."""
+        """Return the second moments of the inputs, with what ``targets`` take of the dense model."""
         return needs_of(self.targets)
 
     def solve(self, problem: LayerProblem) -> Solution:

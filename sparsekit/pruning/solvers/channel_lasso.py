@@ -37,8 +37,9 @@ class ChannelLasso(Solver):
     Args:
         penalty: to start the doubling from, as a fraction of the one that removes every channel.
         damping: pulls each weight towards the dense one in the least squares, as a fraction of the mean second moment.
-        targets: ``"dense"`` reproduces the outputs of the dense model, ``"layer"`` those of the dense weight on the
-            inputs from the layers pruned before it.
+        targets: ``"layer"`` reproduces the outputs of the dense weight on the inputs from the layers pruned before it,
+            ``"dense"`` those of the dense model, so that it also makes up for the layers before, and ``"residual"``
+            for the stream that a residual branch is added to as well.
 
     Raises:
         PruningError: an option is out of its range.
@@ -57,7 +58,7 @@ class ChannelLasso(Solver):
             raise PruningError(f"ChannelLasso: expected penalty > 0, got {self.penalty}")
 
     def statistics(self) -> Needs:
-        """Return the second moments of the inputs, with those of the dense model where the targets are its outputs."""
+        """Return the second moments of the inputs, with what ``targets`` take of the dense model."""
         return needs_of(self.targets)
 
     def refuses(self, pattern: Pattern, shape: tuple[int, ...]) -> str | None:

@@ -26,8 +26,9 @@ class LeastSquares(Solver):
         criterion: what chooses.
         masks: by parameter name, instead of the criterion; each has to remove as much as is asked for.
         damping: pulls each weight towards the dense one, as a fraction of the mean second moment of the inputs.
-        targets: ``"dense"`` reproduces the outputs of the dense model, so that a layer also makes up for those before
-            it; ``"layer"`` those of the dense weight on the inputs from the layers pruned before it.
+        targets: ``"layer"`` reproduces the outputs of the dense weight on the inputs from the layers pruned before it,
+            ``"dense"`` those of the dense model, so that it also makes up for the layers before, and ``"residual"``
+            for the stream that a residual branch is added to as well.
         steps: of conjugate gradients, at most.
 
     Raises:

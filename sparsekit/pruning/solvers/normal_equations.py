@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,24 +11,25 @@ from torch import Tensor
 from sparsekit.errors import PruningError
 from sparsekit.patterns.base import as_matrix
 from sparsekit.pruning.solvers.base import LayerProblem
-from sparsekit.pruning.statistics import CrossGram, Gram, Needs
+from sparsekit.pruning.statistics import CrossGram, Gram, LayerStatistics, Needs, ResidualGap
 
-Targets = Literal["layer", "dense"]
+Targets = Literal["layer", "dense", "residual"]
 """The outputs to reproduce: ``"layer"``, those of the layer's own dense weight on the inputs from the pruned layers
-before it; ``"dense"``, those that the layer has in the dense model, so that it also makes up for the layers before."""
+before it; ``"dense"``, those that the layer has in the dense model, so that it also makes up for the layers before;
+``"residual"``, these and, at the end of a residual branch, what the sum with the stream lacks."""
 
 
 def needs_of(targets: Targets) -> Needs:
     """The statistics that ``targets`` take."""
-    return (Gram,) if targets == "layer" else (Gram, CrossGram)
+    return {"layer": (Gram,), "dense": (Gram, CrossGram), "residual": (Gram, CrossGram, ResidualGap)}[targets]
 
 
 def check_options(method: object, damping: float, targets: str) -> None:
     """Raise :class:`PruningError` unless ``damping`` is not negative and ``targets`` are known."""
     if not damping >= 0:
         raise PruningError(f"{type(method).__name__}: expected damping >= 0, got {damping}")
-    if targets not in ("layer", "dense"):
-        raise PruningError(f'{type(method).__name__}: expected targets "layer" or "dense", got {targets!r}')
+    if targets not in get_args(Targets):
+        raise PruningError(f"{type(method).__name__}: expected targets of {get_args(Targets)}, got {targets!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +103,20 @@ def normal_equations(problem: LayerProblem, damping: float, targets: Targets) ->
         goal = dense @ hessian
     else:
         goal = dense @ (problem.stats[CrossGram].sum / gram.rows).to(matrix.dtype).transpose(1, 2)
+        goal += gap_of(problem.stats, targets, goal)
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     alive = diagonal > 0
     mean = (diagonal.sum(dim=1, keepdim=True) / alive.sum(dim=1, keepdim=True).clamp(min=1)).expand_as(diagonal)
     goal += dense * (damping * mean * alive).unsqueeze(1)
     diagonal.add_(torch.where(alive, damping * mean, torch.where(mean > 0, mean, 1.0)))
     return NormalEquations(hessian, goal, dense)
+
+
+def gap_of(stats: LayerStatistics, targets: Targets, like: Tensor) -> Tensor:
+    """The mean of ``(d - r) x^T`` where ``targets`` hold what a residual lacks, ``(groups, rows, n)``; else 0."""
+    if targets != "residual" or not stats[ResidualGap].sum.shape[2]:
+        return like.new_zeros(())
+    return (stats[ResidualGap].sum / stats[Gram].rows).to(like.dtype).transpose(1, 2)
 
 
 def as_weight(rows: Tensor, problem: LayerProblem) -> Tensor:

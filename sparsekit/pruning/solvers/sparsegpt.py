@@ -13,7 +13,14 @@ from sparsekit.errors import PruningError, SparsekitWarning
 from sparsekit.patterns import Pattern
 from sparsekit.patterns.base import as_matrix, removed
 from sparsekit.pruning.solvers.base import LayerProblem, Solution, Solver
-from sparsekit.pruning.solvers.normal_equations import Targets, as_weight, check_options, needs_of, normal_equations
+from sparsekit.pruning.solvers.normal_equations import (
+    Targets,
+    as_weight,
+    check_options,
+    gap_of,
+    needs_of,
+    normal_equations,
+)
 from sparsekit.pruning.statistics import CrossGram, Gram, LayerStatistics, Needs
 
 SMALL = 256
@@ -33,8 +40,9 @@ class SparseGPT(Solver):
         damping: added to the diagonal of ``H``, as a fraction of its mean.
         block_size: columns per slab.
         targets: ``"layer"`` reproduces the outputs of the dense weight on the inputs from the layers pruned before it,
-            ``"dense"`` those of the dense model, so that it also makes up for the layers before: it starts from the
-            weight that does so best without a mask, ``W + (Y - W X) X^T H^-1``.
+            ``"dense"`` those of the dense model, so that it also makes up for the layers before, and ``"residual"``
+            for the stream that a residual branch is added to as well. These two start from
+            the weight that does so best without a mask, ``W + (Y - W X) X^T H^-1``.
         steps: of conjugate gradients on the chosen support, at most; 0 leaves it to the columns.
 
     Raises:
@@ -59,7 +67,7 @@ class SparseGPT(Solver):
             raise PruningError(f"SparseGPT: expected steps >= 0, got {self.steps}")
 
     def statistics(self) -> Needs:
-        """Return the second moments of the inputs, with those of the dense model where the targets are its outputs."""
+        """Return the second moments of the inputs, with what ``targets`` take of the dense model."""
         return needs_of(self.targets)
 
     def solve(self, problem: LayerProblem) -> Solution:
@@ -71,7 +79,7 @@ class SparseGPT(Solver):
             return Solution(problem.weight.clone(), torch.ones_like(problem.weight, dtype=torch.bool))
         dense = matrix.reshape(gram.sum.shape[0], -1, matrix.shape[1])
         factor = inverse_factor(gram.sum, self.damping, problem.name).to(matrix.dtype)  # its scale does not matter
-        rows = dense if self.targets == "layer" else _unmasked(dense, factor, problem.stats)
+        rows = dense if self.targets == "layer" else self._unmasked(dense, factor, problem.stats)
         weight = rows.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # a column is contiguous
         weight[gram.sum.diagonal(dim1=1, dim2=2) == 0] = 0
         keep = torch.ones_like(weight, dtype=torch.bool)
@@ -86,6 +94,13 @@ class SparseGPT(Solver):
             equations = normal_equations(problem, self.damping, self.targets)
             weight = equations.refined(weight, keep, self.steps)
         return Solution(as_weight(weight, problem), as_weight(keep, problem))
+
+    def _unmasked(self, dense: Tensor, factor: Tensor, stats: LayerStatistics) -> Tensor:
+        """The weight that comes closest to the targets, damped towards ``dense`` ``(groups, rows, n)``."""
+        gram, cross = stats[Gram].sum.to(dense.dtype), stats[CrossGram].sum.to(dense.dtype)
+        missing = dense @ cross.transpose(1, 2) - dense @ gram
+        missing += stats[Gram].rows * gap_of(stats, self.targets, dense)
+        return dense + missing @ factor.transpose(1, 2) @ factor
 
     def _slabs(self, pattern: Pattern, shape: tuple[int, ...], sparsity: float) -> list[tuple[int, int, int]]:
         """Cut the columns into slabs ``(start, stop, units that go)`` whose counts add up to the exact total."""
@@ -159,13 +174,6 @@ def _invert_upper(matrix: Tensor) -> None:
     _invert_upper(first)
     _invert_upper(last)
     corner.copy_(first @ corner @ last).neg_()
-
-
-def _unmasked(dense: Tensor, factor: Tensor, stats: LayerStatistics) -> Tensor:
-    """The weight that comes closest to the dense model's outputs, damped towards ``dense`` ``(groups, rows, n)``."""
-    gram, cross = stats[Gram].sum.to(dense.dtype), stats[CrossGram].sum.to(dense.dtype)
-    missing = dense @ cross.transpose(1, 2) - dense @ gram
-    return dense + missing @ factor.transpose(1, 2) @ factor
 
 
 def _part(shape: tuple[int, ...], columns: int) -> tuple[int, ...]:

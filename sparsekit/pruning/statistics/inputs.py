@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ class InputStatistic(Statistic):
         columns: numbers per input row.
         like: a tensor whose device and dtype the statistic is kept in.
     """
+
+    sees_sums: ClassVar[bool] = False
+    """Whether it looks at what the layer's output is added to."""
 
     def __init__(self, groups: int, columns: int, like: Tensor) -> None:
         self.rows = 0
@@ -133,6 +136,34 @@ class CrossGram(PairedStatistic):
     def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
         """Return the bytes of ``(groups, columns, columns)``."""
         return _square(target)
+
+
+class ResidualGap(InputStatistic):
+    """The sum of ``x (d - r)^T`` over input rows ``x``, ``(1, columns, outputs)``; no outputs where nothing is added.
+
+    ``r`` is what a Linear's output is added to, as at the end of a residual branch, and ``d`` the same in the dense
+    model: with targets that hold the gap too, the layer makes up for what the sum lacks. A Conv2d has no gap.
+    """
+
+    sees_sums: ClassVar[bool] = True
+
+    def start(self, groups: int, columns: int, like: Tensor) -> Tensor:
+        """Return nothing yet: the outputs are not known."""
+        return torch.zeros(groups, columns, 0, device=like.device, dtype=like.dtype)
+
+    def accumulate(self, rows: Tensor) -> None:
+        """Do nothing: there is no gap in rows alone."""
+
+    def add_gap(self, rows: Tensor, gap: Tensor) -> None:
+        """Add the products of ``rows`` ``(1, tokens, columns)`` and ``gap`` ``(1, tokens, outputs)``."""
+        if not self.sum.shape[2]:
+            self.sum = self.sum.new_zeros(*self.sum.shape[:2], gap.shape[2])
+        self.sum.baddbmm_(rows.to(self.sum.dtype).transpose(1, 2), gap.to(self.sum.dtype))
+
+    @classmethod
+    def footprint(cls, target: Target, batches: Sequence[Any]) -> int:
+        """Return the bytes of ``(1, columns, outputs)``."""
+        return target.weight.numel() * torch.promote_types(target.weight.dtype, torch.float32).itemsize
 
 
 def _square(target: Target) -> int:
