@@ -1,16 +1,30 @@
 """Write the measured tables into README.md: ``python benchmarks/readme.py``.
 
-The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it, and the newest of the files
-that ``sparsekit bench --output`` writes. Nothing in them is typed.
+The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it, the first of the files that
+``sparsekit bench --output`` writes, and ``methods/minilm.json`` of ``methods/minilm.py``. Nothing in them is typed.
 """
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+SHOWN = (
+    "Magnitude",
+    "Wanda",
+    "RIA",
+    "BESA",
+    "CAP",
+    "SparseGPT",
+    "ALPS",
+    "SparseGPT, residual targets",
+    "SparseGPT, residual targets, permuted",
+    "SparseGPT, residual targets, Sensitivity",
+)
+"""Rows of the comparison of methods that are in the README."""
 
 
 def demo_table() -> str:
@@ -44,6 +58,23 @@ def kernel_table() -> str:
     )
 
 
+def methods_table() -> str:
+    """The rows of ``SHOWN``, and where the others are."""
+    path = RESULTS / "methods" / "minilm.json"
+    report = json.loads(path.read_text())
+    settings = list(dict.fromkeys(row["setting"] for row in report["rows"]))
+    lines = ["| method | " + " | ".join(settings) + " |", "|---|" + "--:|" * len(settings)]
+    for label in SHOWN:
+        found = [row for row in report["rows"] if row["label"] == label and "cosine" in row]
+        cells = []
+        for setting in settings:
+            cosines = [row["cosine"] for row in found if row["setting"] == setting]
+            cells.append(f"{statistics.mean(cosines):.3f}" if cosines else "")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    where = "[all methods](benchmarks/results/methods/minilm.md), [on digits](benchmarks/results/methods/digits.md)"
+    return "\n".join([*lines, "", f"Measured with torch {report['torch']}, commit {report['commit']}; {where}."])
+
+
 def fastest(rows: list[dict]) -> str:
     """The best speedup among the kernels of one cell."""
     return f"{max(row['speedup'] for row in rows):.2f}x" if rows else ""
@@ -56,7 +87,7 @@ def machine(report: dict) -> str:
 
 def written(text: str) -> str:
     """``text`` with each table between its two marks made anew."""
-    for name, table in (("demo", demo_table()), ("kernels", kernel_table())):
+    for name, table in (("demo", demo_table()), ("kernels", kernel_table()), ("methods", methods_table())):
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text, count = re.subn(marks, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
         assert count == 1, f"expected one pair of marks {name} in {README.name}, found {count}"
