@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsekit as sk
-from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion, RankingSolver
+from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
 
 RESULTS = Path(__file__).parent.parent / "results" / "methods"
@@ -41,11 +41,15 @@ FILTERS = (
     "TaylorActivation",
     "TaylorGate",
     "Skeletonization",
-    *(kind.__name__ for kind in SEARCHES),
+    "ChannelLasso",
+    "PruningAgents",
+    "AMC",
 )
-"""Methods that rank whole filters."""
+"""Methods that rank whole filters, or the channels between them."""
 INITIAL = ("Random", "Magnitude", "SNIP", "IterativeSNIP", "FORCE", "GraSP", "SynFlow")
 """Methods that are run before training."""
+STEPPED = ("WoodFisher", "CHITA")
+"""Methods that are also run in several steps, each with new gradients, as their papers do at high sparsity."""
 SPARSITIES = {
     "weights": (0.5, 0.8, 0.9, 0.95, 0.98),
     "filters": (0.25, 0.5, 0.75),
@@ -59,24 +63,34 @@ TUNING = 3
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One method as it is run."""
+    """One method as it is run; without sparsities of its own, at those of its part."""
 
     part: str
     label: str
     method: object
-    pattern: object = sk.Unstructured()
-    allocation: object = sk.Uniform()
+    pattern: object = sk.Unstructured()  # noqa: RUF009 - frozen
+    allocation: object = sk.Uniform()  # noqa: RUF009 - frozen
+    sparsities: tuple[float, ...] | None = None
 
 
 def cases() -> Iterator[Case]:
-    """All methods: scores that compare across layers share one budget, the others get ERK's layer sparsities."""
+    """Every method of the tuples.
+
+    Scores of criteria share one budget over all layers. Solvers get ERK's shares, as do scores that compare within a
+    row only: in a converged network the gradients of the last layers vanish, and ranked across layers, what solvers
+    read from them empties these layers. Searches find their own shares.
+    """
     for kind in (*CRITERIA, *SOLVERS, *SEARCHES):
         name, method = kind.__name__, kind()
         if name in FILTERS:
-            yield Case("filters", name, method, sk.Filter())
+            yield Case("filters", name, method, sk.Channel() if name == "ChannelLasso" else sk.Filter())
             continue
-        ranks = isinstance(method, RankingSolver) or (isinstance(method, Criterion) and not method.by_row)
-        yield Case("weights", name, method, allocation=sk.Global() if ranks else sk.ERK())
+        ranked = isinstance(method, Criterion) and not method.by_row
+        shared = sk.Uniform() if kind in SEARCHES else sk.Global() if ranked else sk.ERK()
+        yield Case("weights", name, method, allocation=shared)
+        if name in STEPPED:
+            stepped = dataclasses.replace(method, steps=4)
+            yield Case("weights", f"{name}, 4 steps", stepped, allocation=shared, sparsities=(0.9, 0.95))
         if name in ("Random", "Magnitude"):
             yield Case("weights", f"{name}, ERK", method, allocation=sk.ERK())
             yield Case("filters", name, method, sk.Filter())
@@ -112,15 +126,16 @@ def small(seed: int) -> nn.Sequential:
 
 
 def deep(seed: int) -> nn.Sequential:
-    """Twelve convolutions of 16 channels, 25,648 weights: at 99.5 % ten per layer are left."""
-    return network((16,) * 12, seed)
+    """Nine convolutions of 24 channels and a linear layer, 41,928 weights: at 99.5 % twenty per layer are left."""
+    return network((24,) * 9, seed)
 
 
 def network(widths: tuple[int, ...], seed: int) -> nn.Sequential:
+    """Convolutions with BatchNorm; images are 8x8, 4x4 from the second on, and 2x2 from the fifth on."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for number, (before, width) in enumerate(zip((1, *widths), widths)):
-        stride = 2 if number == 1 else 1
+        stride = 2 if number in (1, 4) else 1
         convolution = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
         layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
@@ -157,7 +172,10 @@ def accuracy(model: nn.Module, data: Data) -> float:
 def measure(case: Case, model: nn.Module, data: Data, sparsity: float, seed: int) -> dict:
     """Prune, and train as the part says."""
     start = time.perf_counter()
-    arguments = {"batches": data.batches()[:CALIBRATION], "loss_fn": loss_fn, "allocation": case.allocation}
+    batches = (
+        data.batches(1)[:1] if case.label == "SynFlow" else data.batches()[:CALIBRATION]
+    )  # it reads the shape only
+    arguments = {"batches": batches, "loss_fn": loss_fn, "allocation": case.allocation}
     if case.part == "filters":
         arguments["layers"] = lambda name, module: isinstance(module, nn.Conv2d)
     try:
@@ -172,7 +190,7 @@ def measure(case: Case, model: nn.Module, data: Data, sparsity: float, seed: int
         "seconds": round(seconds, 3),
     }
     if case.part == "initial":
-        train(model, data, 15, 0.1, masks, seed)
+        train(model, data, 12, 0.1, masks, seed)
         return row | {"after": accuracy(model, data)}
     recalibrate_batchnorm(model, [images for images, _ in data.batches()])
     before = accuracy(model, data)
@@ -199,7 +217,7 @@ def run(found: list[dict], seeds: tuple[int, ...], only: set[str]) -> Iterator[l
         for case in cases():
             if only and case.label.split(",")[0] not in only:
                 continue
-            for sparsity in SPARSITIES[case.part]:
+            for sparsity in case.sparsities or SPARSITIES[case.part]:
                 head = {"part": case.part, "label": case.label, "sparsity": sparsity, "seed": seed}
                 if key_of(head) in done:
                     continue

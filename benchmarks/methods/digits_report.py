@@ -10,7 +10,8 @@ TITLES = {
 }
 NOTES = {
     "weights": "Each cell: test accuracy in percent, the mean over the seeds, with BatchNorm measured again / after "
-    "three epochs of fine-tuning. Scores that compare across layers share one global budget; the others use ERK.",
+    "three epochs of fine-tuning. Scores of criteria share one budget over all layers; solvers, Wanda and what says so "
+    "get ERK's shares; searches find their own.",
     "filters": "Cells as above; the same share of the filters of every convolution goes, but for AMC, whose share is "
     "one of multiplications.",
     "initial": "Each cell: test accuracy in percent after training; in brackets in how many seeds a layer lost all its "
@@ -18,12 +19,16 @@ NOTES = {
 }
 CLAIMS = (
     *(("initial", 0.995, "SynFlow", other) for other in ("Magnitude", "SNIP", "GraSP")),
-    *(("weights", s, m, "Magnitude") for s in (0.9, 0.95) for m in ("WoodFisher", "CAP", "CHITA")),
+    *(
+        ("weights", sparsity, method, "Magnitude, ERK")
+        for sparsity in (0.9, 0.95)
+        for method in ("CAP", "WoodFisher", "WoodFisher, 4 steps", "CHITA", "CHITA, 4 steps")
+    ),
 )
 """What the literature says: at this sparsity the first is better than the second, before any fine-tuning."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 SHOWN = {
-    "weights": ("CHITA", "CAP", "OBERT", "WoodFisher", "SparseGPT", "Magnitude", "SNIP", "Random"),
+    "weights": ("OBS", "CAP", "ALPS", "WoodFisher", "CHITA", "SparseGPT", "Magnitude, ERK", "Random, ERK"),
     "initial": ("SynFlow", "FORCE", "IterativeSNIP", "SNIP", "GraSP", "Magnitude", "Random"),
 }
 
