@@ -68,8 +68,8 @@ class Case:
     part: str
     label: str
     method: object
-    pattern: object = sk.Unstructured()  # noqa: RUF009 - frozen
-    allocation: object = sk.Uniform()  # noqa: RUF009 - frozen
+    pattern: object = sk.Unstructured()
+    allocation: object = sk.Uniform()
     sparsities: tuple[float, ...] | None = None
 
 
