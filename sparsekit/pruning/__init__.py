@@ -40,11 +40,15 @@ from sparsekit.pruning.criteria import (
     ThresholdMagnitude,
     Wanda,
 )
+from sparsekit.pruning.dependencies.coupling import coupled
+from sparsekit.pruning.dependencies.silence import silence
+from sparsekit.pruning.groups import Group
 from sparsekit.pruning.isometry import (
     Isometry,
     isometry_,
 )
 from sparsekit.pruning.losses import SampledOutput
+from sparsekit.pruning.permutation import PermutedLayer, PermutedLayers, permute_for
 from sparsekit.pruning.prune import prune
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
 from sparsekit.pruning.reconstruct import reconstruct
@@ -129,6 +133,7 @@ __all__ = [
     "Gradient",
     "GradientSquare",
     "Gram",
+    "Group",
     "HessianDiagonal",
     "HessianGradient",
     "InitialGradient",
@@ -149,6 +154,8 @@ __all__ = [
     "NormScale",
     "PairedStatistic",
     "PerLayer",
+    "PermutedLayer",
+    "PermutedLayers",
     "PruningAgents",
     "Random",
     "RandomBernoulli",
@@ -172,8 +179,10 @@ __all__ = [
     "Wanda",
     "WoodFisher",
     "apply_masks",
+    "coupled",
     "frameworks",
     "isometry_",
+    "permute_for",
     "prunable",
     "prune",
     "recalibrate_batchnorm",
@@ -181,4 +190,5 @@ __all__ = [
     "reinitialise",
     "sensitivity_scan",
     "shuffle_masks",
+    "silence",
 ]

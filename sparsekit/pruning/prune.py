@@ -17,6 +17,7 @@ from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.allocations import Allocation, Uniform
 from sparsekit.pruning.criteria import Criterion
+from sparsekit.pruning.groups import Group, check_groups
 from sparsekit.pruning.problem import ModelProblem
 from sparsekit.pruning.searches import Search
 from sparsekit.pruning.solvers import RankingSolver, Solver
@@ -40,6 +41,7 @@ def prune(  # noqa: PLR0913 - the one call of the package
     batches: Iterable[Any] | None = None,
     loss_fn: LossFunction | None = None,
     layers: Choice = None,
+    groups: Sequence[Group] = (),
     progress: bool = False,
 ) -> dict[str, Mask]:
     """Prune ``model`` in place, and return the masks by parameter name.
@@ -58,6 +60,8 @@ def prune(  # noqa: PLR0913 - the one call of the package
         loss_fn: ``loss_fn(model, batch)``, a scalar, the mean over the batch's samples, for methods that need
             gradients or a reward; the others ignore it.
         layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all.
+        groups: weights whose units go together, as :func:`~sparsekit.pruning.coupled` finds them: the scores of their
+            units are summed, and a group shares one sparsity. Needs a criterion that ranks whole layers.
         progress: show a progress bar.
 
     Raises:
@@ -69,14 +73,15 @@ def prune(  # noqa: PLR0913 - the one call of the package
     """
     sharing = _check_combination(method, pattern, allocation)
     targets = find_targets(model, layers)
-    data = _materialise(batches, method, sharing)
-    _check_loss(method, loss_fn)
+    _check_grouping(method, groups, targets)
+    data = materialise(batches, method, sharing)
+    check_loss(method, loss_fn)
     budget = sharing.budget(sparsity, {target.name: target.weight.numel() for target in targets})
     fraction = _fraction(method, pattern, budget, targets)
     for target in targets:
         if isinstance(method, Solver) and (reason := method.refuses(pattern, tuple(target.weight.shape))):
             raise PruningError(f"{target.name}: {method} {reason}")
-    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, budget is None)
+    problem = ModelProblem(model, targets, data, loss_fn, pattern, fraction, budget is None, tuple(groups))
     console = Console(stderr=True)
     hidden = not (progress and console.is_terminal)
     with undoing() as write, Progress(console=console, disable=hidden, transient=True) as bar:
@@ -113,6 +118,20 @@ def _check_combination(method: object, pattern: object, allocation: object) -> A
     if sharing is None:
         raise PruningError(f"{allocation} ranks scores across layers, and {reason}")
     return sharing
+
+
+def _check_grouping(method: Method, groups: Sequence[Group], targets: Sequence[Target]) -> None:
+    """Raise :class:`PruningError` unless ``method`` has scores that can be summed over each of ``groups``."""
+    if not groups:
+        return
+    if isinstance(method, (Solver, Search)):
+        raise PruningError(
+            f"groups: {method} is a {'solver' if isinstance(method, Solver) else 'search'}, and sums of "
+            f"scores need a criterion"
+        )
+    if reason := _why_not_ranked(method):
+        raise PruningError(f"groups: scores are summed over layers, and {reason}")
+    check_groups(groups, targets)
 
 
 def _why_not_ranked(method: Method) -> str | None:
@@ -155,13 +174,13 @@ def calls_loss(method: Method) -> bool:
     return any(issubclass(kind, ModelStatistic) and kind.needs_loss for kind in method.statistics())
 
 
-def _check_loss(method: Method, loss_fn: LossFunction | None) -> None:
+def check_loss(method: Method, loss_fn: LossFunction | None) -> None:
     """Raise :class:`CalibrationError` unless there is a loss function where ``method`` calls one."""
     if calls_loss(method) and not callable(loss_fn):
         raise CalibrationError(f"loss_fn: {method} needs loss_fn(model, batch), a scalar tensor, got {loss_fn!r}")
 
 
-def _materialise(batches: Iterable[Any] | None, method: Method, allocation: Allocation) -> list[Any]:
+def materialise(batches: Iterable[Any] | None, method: Method, allocation: Allocation) -> list[Any]:
     """The batches as a list: at least one where the method or the allocation needs some, else none."""
     reader = method if reads_batches(method) else allocation if allocation.needs_batches else None
     if reader is None:

@@ -60,7 +60,7 @@ class _Round:
 
     def __init__(self, problem: ModelProblem, method: Method, allocation: Allocation, write: Write) -> None:
         self.problem, self.method, self.allocation, self.write = problem, method, allocation, write
-        self.pattern = problem.pattern
+        self.patterns = {target.name: problem.pattern_of(target.name) for target in problem.targets}
         self.masks: dict[str, Mask] = {}
         self.told = False  # whether any score of this round differs from zero
         revives = isinstance(method, Criterion) and method.revives
@@ -70,13 +70,17 @@ class _Round:
         """Bring the model to ``fraction``, calling ``advance`` after each layer."""
         self.told = False
         needs = self.method.statistics()
-        ranked = self._rank(needs) if self.allocation.compares_scores else {}
+        ranked = self._rank(needs) if self.allocation.compares_scores or self.problem.groups else {}
         shares = self._shares(ranked, fraction)
+        together = self._together(ranked, shares)
         later: list[tuple[nn.Parameter, Tensor]] = []
 
         def visit(target: Target, stats: LayerStatistics) -> None:
-            weight, keep = self._pruned(target, stats, shares[target.name], ranked.get(target.name))
-            self.masks[target.name] = Mask(keep, self.pattern)
+            if target.name in together:
+                weight, keep = self.dense.get(target.name, target.weight), together[target.name]
+            else:
+                weight, keep = self._pruned(target, stats, shares[target.name], ranked.get(target.name))
+            self.masks[target.name] = Mask(keep, self.patterns[target.name])
             pruned = weight.masked_fill(~keep, 0.0)
             if changes_model:
                 self.write(target.weight, pruned)
@@ -110,12 +114,29 @@ class _Round:
         return {target.name: self._scored(target, stats) for target, stats in surveyed(self.problem, needs)}
 
     def _shares(self, ranked: Mapping[str, Tensor], fraction: float) -> dict[str, float]:
-        """Each layer's sparsity."""
-        if self.pattern.fixes_sparsity:
-            return {t.name: self.pattern.sparsity(None, tuple(t.weight.shape)) for t in self.problem.targets}
-        if ranked:
-            return self.allocation.sparsities({name: self.pattern.pool(s) for name, s in ranked.items()}, fraction)
-        return self.allocation.sparsities({target.name: target.weight for target in self.problem.targets}, fraction)
+        """Each layer's sparsity; a group has one, and counts as one layer where scores are compared."""
+        if self.problem.pattern.fixes_sparsity:
+            return {t.name: self.problem.pattern.sparsity(None, tuple(t.weight.shape)) for t in self.problem.targets}
+        groups = self.problem.groups
+        if not self.allocation.compares_scores:
+            shares = self.allocation.sparsities({t.name: t.weight for t in self.problem.targets}, fraction)
+            means = {group: sum(shares[name] for name in group.names) / len(group.names) for group in groups}
+            return {**shares, **{name: mean for group, mean in means.items() for name in group.names}}
+        coupled = {name for group in groups for name in group.names}
+        units = {name: self.patterns[name].pool(s) for name, s in ranked.items() if name not in coupled}
+        units.update({group.names[0]: group.units(ranked) for group in groups})
+        shares = self.allocation.sparsities(units, fraction)
+        return {**shares, **{name: shares[group.names[0]] for group in groups for name in group.names}}
+
+    def _together(self, ranked: Mapping[str, Tensor], shares: Mapping[str, float]) -> dict[str, Tensor]:
+        """What stays of the weights that are in a group."""
+        found = {}
+        for group in self.problem.groups:
+            assert isinstance(self.method, Criterion)
+            units, leader = group.units(ranked), group.names[0]
+            share = self.method.share(leader, units, shares[leader])
+            found.update(group.choose(units, share, {name: ranked[name].shape for name in group.names}))
+        return found
 
     def _scored(self, target: Target, stats: LayerStatistics) -> Tensor:
         """The scores of one layer: finite, but minus infinity for what went in an earlier round for good."""
@@ -124,7 +145,8 @@ class _Round:
             scores = self.method.score(weight, stats)
         else:
             assert isinstance(self.method, RankingSolver)
-            scores = self.method.score(LayerProblem(target.name, weight, stats, self.pattern, self.problem.sparsity))
+            pattern = self.patterns[target.name]
+            scores = self.method.score(LayerProblem(target.name, weight, stats, pattern, self.problem.sparsity))
         bad = scores.numel() - int(torch.isfinite(scores).sum())
         if bad or scores.shape != target.weight.shape:
             raise PruningError(
@@ -139,11 +161,12 @@ class _Round:
         self, target: Target, stats: LayerStatistics, share: float, scores: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The new weight of one layer, in its parameter's dtype, and what stays; ``scores`` where they are known."""
+        pattern = self.patterns[target.name]
         if isinstance(self.method, Criterion):
             known = self._scored(target, stats) if scores is None else scores
-            share = self.method.share(target.name, self.pattern.pool(known), share)
-            return self.dense.get(target.name, target.weight), selected(known, self.pattern, share, self.method.by_row)
-        solution = self.method.solve(LayerProblem(target.name, _wide(target.weight), stats, self.pattern, share))
+            share = self.method.share(target.name, pattern.pool(known), share)
+            return self.dense.get(target.name, target.weight), selected(known, pattern, share, self.method.by_row)
+        solution = self.method.solve(LayerProblem(target.name, _wide(target.weight), stats, pattern, share))
         return _finite(target.name, solution.weight.to(target.weight.dtype), self.method), solution.keep
 
 
