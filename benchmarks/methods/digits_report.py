@@ -79,8 +79,8 @@ def part_table(report: dict, part: str, rows: list[dict]) -> list[str]:
 
 def cell(report: dict, part: str, label: str, sparsity: float) -> str:
     after = values(report, part, label, sparsity, "after")
-    if not after:
-        return "refused"
+    if not after:  # refused, or not asked
+        return ""
     if part == "initial":
         collapsed = sum(values(report, part, label, sparsity, "collapsed").values())
         return f"{100 * mean(after):.1f}" + (f" ({collapsed:g} of {len(after)})" if collapsed else "")

@@ -84,6 +84,8 @@ class TestAnyShape:
     def test_signs_count(self, kind, data):
         """Scores are ordered, not their magnitudes: a shift of all of them changes nothing."""
         pattern, scores, sparsity = data.draw(problems(ANY[kind]))
+        if getattr(pattern, "method", "") == "greedy":
+            return  # a greedy choice that may not be filled up depends on where zero is
         assert torch.equal(pattern.select(scores - 100, sparsity), pattern.select(scores, sparsity))
 
     @given(data=st.data())
