@@ -17,11 +17,9 @@ SHOWN = (
     "Wanda",
     "RIA",
     "BESA",
-    "CAP",
     "SparseGPT",
     "ALPS",
     "SparseGPT, residual targets",
-    "SparseGPT, residual targets, permuted",
     "SparseGPT, residual targets, Sensitivity",
 )
 """Rows of the comparison of methods that are in the README."""
