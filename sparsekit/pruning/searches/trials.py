@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from sparsekit.batches import describe, evaluating
 from sparsekit.errors import CalibrationError
 from sparsekit.pruning.losses import SampledOutput
 from sparsekit.pruning.searches.base import ModelProblem
+from sparsekit.pruning.statistics.backward import finite_loss
 
 Evaluate = Callable[[nn.Module], float]
 Judge = Callable[[Mapping[str, Tensor]], float]
@@ -73,7 +73,7 @@ def judging(problem: ModelProblem, evaluate: Evaluate | None, seed: int) -> Iter
 def _merit(problem: ModelProblem, evaluate: Evaluate | None) -> float:
     """The figure of merit of the model as it is."""
     if evaluate is None:
-        losses = [_loss(problem, index) for index in range(len(problem.batches))]
+        losses = [float(finite_loss(problem, index)) for index in range(len(problem.batches))]
         return -sum(losses) / len(losses)
     try:
         with torch.enable_grad():
@@ -85,24 +85,6 @@ def _merit(problem: ModelProblem, evaluate: Evaluate | None) -> float:
     if not math.isfinite(merit):
         raise CalibrationError(f"evaluate: expected a finite number, got {merit}")
     return merit
-
-
-def _loss(problem: ModelProblem, index: int) -> float:
-    """The loss of batch ``index``."""
-    batch = problem.batches[index]
-    assert problem.loss_fn is not None
-    try:
-        loss: Any = problem.loss_fn(problem.model, batch)
-    except Exception as error:
-        raise CalibrationError(
-            f"batches[{index}]: expected what loss_fn(model, batch) takes, got {describe(batch)}, and it raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise CalibrationError(f"loss_fn: expected a scalar tensor, got {describe(loss)} for batches[{index}]")
-    if not math.isfinite(loss.item()):
-        raise CalibrationError(f"loss_fn: expected a finite loss, got {loss.item()} for batches[{index}]")
-    return float(loss.item())
 
 
 def run_once(problem: ModelProblem) -> None:

@@ -55,12 +55,11 @@ def differentiable(view: ModelView, *, batch_statistics: bool = False) -> Iterat
                 buffer.copy_(value)
 
 
-def loss_of(view: ModelView, index: int) -> Tensor:
-    """The loss of batch ``index``, a scalar with a graph behind it.
+def finite_loss(view: ModelView, index: int) -> Tensor:
+    """The loss of batch ``index``, of one element.
 
     Raises:
-        CalibrationError: the loss function fails on it, or returns something else than a finite scalar that depends
-            on the weights of the targets.
+        CalibrationError: the loss function fails on it, or returns something else than a finite scalar.
     """
     batch = view.batches[index]
     assert view.loss_fn is not None
@@ -75,6 +74,16 @@ def loss_of(view: ModelView, index: int) -> Tensor:
         raise CalibrationError(f"loss_fn: expected a scalar tensor, got {describe(loss)} for batches[{index}]")
     if not bool(torch.isfinite(loss)):
         raise CalibrationError(f"loss_fn: expected a finite loss, got {loss.item()} for batches[{index}]")
+    return loss
+
+
+def loss_of(view: ModelView, index: int) -> Tensor:
+    """The loss of batch ``index``, a scalar with a graph behind it.
+
+    Raises:
+        CalibrationError: as :func:`finite_loss`, or the loss does not depend on the weights of the targets.
+    """
+    loss = finite_loss(view, index)
     if not loss.requires_grad:
         raise CalibrationError(f"loss_fn: expected a loss that depends on the layers, got a constant {loss.item():g}")
     return loss.reshape(())
