@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from sparsekit.errors import PatternError
 from sparsekit.patterns.assignment import greedily, improved
-from sparsekit.patterns.base import FixedPattern, Remainder, as_matrix, expect_finite, tiles
+from sparsekit.patterns.base import as_matrix, expect_finite, tiles
+from sparsekit.patterns.blockwise import BlockwiseNM
 
 METHODS = ("exact", "greedy")
 ROOM = 1 << 22
@@ -20,7 +20,7 @@ ROOM = 1 << 22
 
 
 @dataclass(frozen=True)
-class TransposableNM(FixedPattern):
+class TransposableNM(BlockwiseNM):
     """Keep ``n`` of ``m`` weights in each row and each column of every ``m x m`` block.
 
     The weight and its transpose both are N:M, so that the product of the backward pass is sparse too. The pattern fixes
@@ -57,29 +57,10 @@ class TransposableNM(FixedPattern):
         if self.method not in METHODS:
             raise PatternError(f"TransposableNM: expected the method 'exact' or 'greedy', got {self.method!r}")
 
-    def span(self, shape: tuple[int, ...]) -> int:
-        """Return the columns of a block."""
+    @property
+    def height(self) -> int:
+        """:attr:`m`."""
         return self.m
-
-    def own_sparsity(self, shape: tuple[int, ...]) -> float:
-        """Return ``1 - n / m``."""
-        return 1.0 - self.n / self.m
-
-    def remainder(self, shape: tuple[int, ...]) -> Remainder:
-        """Return the trailing rows and columns that fill no whole block."""
-        return Remainder(shape[0] % self.m, math.prod(shape[1:]) % self.m)
-
-    def pool(self, scores: Tensor) -> Tensor:
-        """Return the part of the matrix view that whole blocks cover, in float64 so that ties stay ties."""
-        matrix = as_matrix(scores)
-        high, wide = (side - side % self.m for side in matrix.shape)
-        return matrix[:high, :wide].double()
-
-    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Put the choice where it belongs; trailing rows and columns are kept."""
-        keep = units.new_ones(shape, dtype=torch.bool)
-        as_matrix(keep)[: units.shape[0], : units.shape[1]] = units
-        return keep
 
     def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """True at the ``n`` of each row and column of each block that retain most; ties go to the lower index."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import PatternError
-from sparsekit.patterns.base import FixedPattern, Remainder, as_matrix, expect_finite, keep_highest, tiles
+from sparsekit.patterns.base import as_matrix, expect_finite, keep_highest, tiles
+from sparsekit.patterns.blockwise import BlockwiseNM
 
 SHARED = 4
 """Columns that the rows of a block share."""
@@ -26,7 +26,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class VNM(FixedPattern):
+class VNM(BlockwiseNM):
     """Keep 4 of the columns of every ``v x m`` block, shared by its rows, and in each row ``n`` of these 4.
 
     The pattern fixes its own sparsity, ``1 - n / m``. Trailing rows and columns that fill no whole block are kept
@@ -60,29 +60,10 @@ class VNM(FixedPattern):
                 f"n={self.n}, m={self.m}"
             )
 
-    def span(self, shape: tuple[int, ...]) -> int:
-        """Return the columns of a block."""
-        return self.m
-
-    def own_sparsity(self, shape: tuple[int, ...]) -> float:
-        """Return ``1 - n / m``."""
-        return 1.0 - self.n / self.m
-
-    def remainder(self, shape: tuple[int, ...]) -> Remainder:
-        """Return the trailing rows and columns that fill no whole block."""
-        return Remainder(shape[0] % self.v, math.prod(shape[1:]) % self.m)
-
-    def pool(self, scores: Tensor) -> Tensor:
-        """Return the part of the matrix view that whole blocks cover, in float64 so that ties stay ties."""
-        matrix = as_matrix(scores)
-        high, wide = matrix.shape[0] - matrix.shape[0] % self.v, matrix.shape[1] - matrix.shape[1] % self.m
-        return matrix[:high, :wide].double()
-
-    def spread(self, units: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Put the choice where it belongs; trailing rows and columns are kept."""
-        keep = units.new_ones(shape, dtype=torch.bool)
-        as_matrix(keep)[: units.shape[0], : units.shape[1]] = units
-        return keep
+    @property
+    def height(self) -> int:
+        """:attr:`v`."""
+        return self.v
 
     def keep(self, units: Tensor, gone: int, *, by_row: bool = False) -> Tensor:
         """True at the ``n`` best of the four columns of each block; ties go to the lower index."""
