@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsekit as sk
+from sparsekit.planning.machine import commit
 from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, Criterion
 from sparsekit.pruning.recalibration import recalibrate_batchnorm
 
@@ -244,16 +244,15 @@ def main() -> None:
     start = time.perf_counter()
     for rows in () if options.report else run(report["rows"], tuple(options.seeds), set(options.only)):
         known = {case.label for case in cases()} | {"dense"}
-        report = {"commit": commit(), "torch": torch.__version__, "rows": [r for r in rows if r["label"] in known]}
+        report = {
+            "commit": commit() or "unknown",
+            "torch": torch.__version__,
+            "rows": [r for r in rows if r["label"] in known],
+        }
         options.output.write_text(json.dumps(report, indent=0) + "\n")
     options.output.with_suffix(".md").write_text(table(report))
     draw(report, options.output.with_suffix(".png"))
     print(f"{len(report['rows'])} rows in {options.output}, {time.perf_counter() - start:.0f} s")
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import json
 import logging
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import sparsekit as sk
 from sparsekit.demo.corpus import load_corpus
 from sparsekit.demo.encoder import load_minilm
 from sparsekit.demo.fidelity import Examination
+from sparsekit.planning.machine import commit
 from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, SampledOutput
 
 RESULTS = Path(__file__).parent.parent / "results" / "methods"
@@ -40,7 +40,7 @@ LEFT_OUT = {
     "AMC": "needs a task to be rewarded for",
     "RandomBernoulli": "is Random in expectation",
     **dict.fromkeys(("FilterNorm", "GeometricMedian", "PCAS", "TaylorActivation", "TaylorGate"), FILTERS),
-    **dict.fromkeys(("Skeletonization",), FILTERS),
+    "Skeletonization": FILTERS,
     **dict.fromkeys(("SNIP", "IterativeSNIP", "FORCE", "GraSP", "SynFlow"), UNTRAINED),
 }
 """Methods that are not asked here, and why."""
@@ -171,16 +171,11 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     report = json.loads(options.output.read_text()) if options.output.exists() else {"rows": []}
     for rows in () if options.report else run(report["rows"], tuple(options.seeds), set(options.only)):
-        report = {"commit": commit(), "torch": torch.__version__, "rows": rows}
+        report = {"commit": commit() or "unknown", "torch": torch.__version__, "rows": rows}
         options.output.write_text(json.dumps(report, indent=0) + "\n")
     options.output.with_suffix(".md").write_text(table(report, tuple(SETTINGS)))
     draw(report, tuple(SETTINGS), options.output.with_suffix(".png"))
     print(f"{len(report['rows'])} rows in {options.output}")
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
