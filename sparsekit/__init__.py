@@ -1,6 +1,6 @@
 """Sparse neural networks that run faster: masks, packed formats, and the kernels that run them."""
 
-from sparsekit import formats, kernels, nn, patterns, planning, pruning
+from sparsekit import formats, kernels, nn, patterns, planning, pruning, training
 from sparsekit.checkpoint import load, save
 from sparsekit.errors import (
     CalibrationError,
@@ -81,6 +81,7 @@ from sparsekit.pruning import (
     recalibrate_batchnorm,
     reconstruct,
 )
+from sparsekit.training import SRSTE, GradualPruning, SelectiveWeightDecay, attach
 
 __all__ = [
     "ALPS",
@@ -99,6 +100,7 @@ __all__ = [
     "PCAS",
     "RIA",
     "SNIP",
+    "SRSTE",
     "VNM",
     "BatchNormScale",
     "Block",
@@ -115,6 +117,7 @@ __all__ = [
     "GeometricMedian",
     "Global",
     "GraSP",
+    "GradualPruning",
     "Head",
     "InputError",
     "IterativeSNIP",
@@ -136,6 +139,7 @@ __all__ = [
     "PruningError",
     "Random",
     "RandomBernoulli",
+    "SelectiveWeightDecay",
     "Sensitivity",
     "Skeletonization",
     "SparseGPT",
@@ -151,6 +155,7 @@ __all__ = [
     "Unstructured",
     "Wanda",
     "WoodFisher",
+    "attach",
     "compile",
     "formats",
     "isometry_",
@@ -167,5 +172,6 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "save",
+    "training",
 ]
 __version__ = "0.1.0"

@@ -20,6 +20,7 @@ FLOORS = {
     "patterns": 0,
     "formats": 1,
     "pruning": 1,
+    "training": 2,
     "kernels": 2,
     "ops": 3,
     "nn": 4,
@@ -37,6 +38,7 @@ FAMILIES = {
     "sparsekit.pruning.solvers": ("SOLVERS", "base.Solver"),
     "sparsekit.pruning.searches": ("SEARCHES", "base.Search"),
     "sparsekit.pruning.allocations": ("ALLOCATIONS", "base.Allocation"),
+    "sparsekit.training": ("TRAINING_METHODS", "base.TrainingMethod"),
     "sparsekit.formats": ("FORMATS", "base.Format"),
 }
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -100,7 +102,7 @@ def test_every_part_is_listed(package):
     module, base_class = base_name.split(".")
     base = getattr(importlib.import_module(f"{package}.{module}"), base_class)
     written = set()
-    for info in pkgutil.iter_modules(family.__path__, f"{package}."):
+    for info in pkgutil.walk_packages(family.__path__, f"{package}."):
         part = importlib.import_module(info.name)
         written |= {
             value

@@ -1,0 +1,6 @@
+"""Methods that train gates, or the weights behind a mask."""
+
+from sparsekit.training.gates.base import GatedMethod
+from sparsekit.training.gates.sr_ste import SRSTE
+
+__all__ = ["SRSTE", "GatedMethod"]
