@@ -17,6 +17,7 @@ from sparsekit.mask import Mask
 from sparsekit.training.base import TrainingMethod
 from sparsekit.training.history import History
 from sparsekit.training.restoring import restore, snapshot
+from sparsekit.training.sharding import all_finite
 from sparsekit.training.state import State
 
 ROWS = 100
@@ -212,8 +213,7 @@ class Run:
 
 def finite(state: State) -> bool:
     """Whether the gradients of all sites are."""
-    found = [site.gradient().float().sum() for site in state.sites if site.weight.grad is not None]
-    return not found or bool(torch.isfinite(torch.stack(found)).all())
+    return all_finite([site.weight.grad for site in state.sites if site.weight.grad is not None])
 
 
 def found_infinity(optimizer: Optimizer) -> bool:

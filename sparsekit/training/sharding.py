@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,19 @@ def joined(part: Tensor, like: Tensor) -> Tensor:
         part, sharded.device_mesh, sharded.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
     return made
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every value of ``tensors`` is finite, on all ranks that hold parts of them."""
+    if not tensors:
+        return True
+    found = [torch.isfinite(piece(tensor)).all().to(tensors[0].device) for tensor in tensors]
+    good = torch.stack(found).all().to(torch.int32)
+    sharded: list[Any] = [tensor for tensor in tensors if _is_sharded(tensor)]
+    for mesh in dict.fromkeys(tensor.device_mesh for tensor in sharded):
+        for axis in range(mesh.ndim):
+            torch.distributed.all_reduce(good, torch.distributed.ReduceOp.MIN, group=mesh.get_group(axis))
+    return bool(good)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -49,3 +49,13 @@ def test_sr_ste_keeps_two_of_four():
     run = sk.attach(model, optimizer, sk.SRSTE(), steps=5)
     train(model, optimizer, run, 5)
     assert all(mask.pattern == sk.NM(2, 4) and mask.sparsity == 0.5 for mask in run.finish().values())
+
+
+def test_large_gradients_are_finite():
+    """The sum of these is not, in the precision that they come in."""
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+    run = sk.attach(model, optimizer, sk.GradualPruning(), sparsity=0.5, steps=2)
+    model.weight.grad = torch.full((4, 4), 3e38)
+    optimizer.step()
+    assert run.stopped is None
