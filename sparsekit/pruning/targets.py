@@ -95,7 +95,12 @@ def _prunable(name: str, layer: Layer) -> nn.Parameter:
         raise LayerError(f"{name}: expected a float32, float64, bfloat16 or float16 weight, got {weight.dtype}")
     if not isinstance(weight, nn.Parameter):
         raise LayerError(f"{name}: expected a parameter, got a computed tensor; remove its parametrization first")
-    bad = weight.numel() - int(torch.isfinite(weight).sum())
-    if bad:
+    if bad := _not_finite(weight):
         raise LayerError(f"{name}: expected finite weights, got {bad} NaN or infinite of {weight.numel()}")
     return weight
+
+
+def _not_finite(weight: Tensor) -> int:
+    """How many values of ``weight`` are not finite, on all ranks together where it is sharded."""
+    bad = (~torch.isfinite(weight.detach())).sum()
+    return int(bad.full_tensor() if hasattr(bad, "full_tensor") else bad)  # else each rank would count its own part
