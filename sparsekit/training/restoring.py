@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,11 +21,11 @@ def snapshot(state: State, method: str) -> dict[str, Any]:
         "version": VERSION,
         **_identity(state, method),
         "step": state.step,
-        "numbers": dict(state.numbers),
+        "numbers": copy.deepcopy(state.numbers),
         "tensors": copies(state.tensors),
         "notes": {name: dict(series) for name, series in state.notes.items()},
         "generator": state.generator.get_state(),
-        "gate_optimizer": state.gate_optimizer.state_dict() if state.gate_optimizer else None,
+        "gate_optimizer": copy.deepcopy(state.gate_optimizer.state_dict()) if state.gate_optimizer else None,
         "sites": {
             site.name: {
                 "weight": site.read(),
@@ -62,7 +63,7 @@ def restore(state: State, saved: Mapping[str, Any], method: str) -> None:
         if saved[word] != here:
             raise PruningError(f"load_state_dict: expected a run with {word} {here}, got one with {saved[word]}")
     state.step = saved["step"]
-    state.numbers = dict(saved["numbers"])
+    state.numbers = copy.deepcopy(saved["numbers"])
     state.notes = {name: dict(series) for name, series in saved["notes"].items()}
     state.generator.set_state(saved["generator"])
     _fill(state.tensors, saved["tensors"])
@@ -73,7 +74,7 @@ def restore(state: State, saved: Mapping[str, Any], method: str) -> None:
         site.held = own["held"]
         _fill(site.tensors, own["tensors"])
     if state.gate_optimizer is not None and saved["gate_optimizer"] is not None:
-        state.gate_optimizer.load_state_dict(saved["gate_optimizer"])
+        state.gate_optimizer.load_state_dict(copy.deepcopy(saved["gate_optimizer"]))  # it would step these tensors
 
 
 def _fill(own: dict[str, Tensor], saved: Mapping[str, Tensor]) -> None:

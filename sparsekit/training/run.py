@@ -46,6 +46,7 @@ class Run:
         self._state = state
         self._hardened = self._finished = self._skipping = False
         self._penalised = True
+        self._first = [(value, value.clone()) for site in state.sites for value in site.remembered(state.optimizer)]
         method.check(state)
         with torch.no_grad():
             method.prepare(state)
@@ -120,6 +121,9 @@ class Run:
         if self._finished:
             raise PruningError("load_state_dict: expected a run that goes on, got one that is finished")
         restore(self._state, saved, repr(self.method))
+        for value, first in self._first:  # of an optimizer that was loaded first: the first masks have cleared some
+            value.copy_(first)
+        self._first = []
         self._hardened, self.stopped = bool(saved["hardened"]), saved["stopped"]
         self.history.rows[:] = [dict(row) for row in saved["history"]]
 
@@ -129,6 +133,7 @@ class Run:
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Act when the gradients are there: now, or inside the closure that computes them."""
+        self._first = []
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # the first is the optimizer
         self._skipping = found_infinity(optimizer)
         if self._skipping:

@@ -59,3 +59,47 @@ def test_large_gradients_are_finite():
     model.weight.grad = torch.full((4, 4), 3e38)
     optimizer.step()
     assert run.stopped is None
+
+
+def test_an_optimizer_that_was_loaded_before_attach_forgets_nothing():
+    """The first masks clear what it remembers of the weights they remove, which are not those of the saved masks."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    data_x, data_y = data()
+    (model(data_x) - data_y).square().mean().backward()
+    optimizer.step()
+    before = {name: optimizer.state[value]["momentum_buffer"].clone() for name, value in model.named_parameters()}
+    saved = sk.attach(model, optimizer, sk.GradualPruning(), sparsity=0.5, steps=4).state_dict()
+    other = copy.deepcopy(model)
+    again = torch.optim.SGD(other.parameters(), lr=1e-2, momentum=0.9)
+    again.load_state_dict(optimizer.state_dict())
+    run = sk.attach(other, again, sk.GradualPruning(), sparsity=0.5, steps=4)
+    for site in run._state.sites:
+        site.hold(torch.zeros_like(site.keep), again)
+    run.load_state_dict(saved)
+    for name, value in other.named_parameters():
+        assert torch.equal(again.state[value]["momentum_buffer"], before[name])
+
+
+def test_a_saved_run_stays_as_it_was_while_gates_train_on():
+    class Gated(sk.SRSTE):
+        learning_rate = 1e-2
+
+        def gates(self, state, site, weight):
+            return {"size": torch.ones(())}
+
+        def effective(self, state, site, weight, gates):
+            return weight * gates["size"]
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    run = sk.attach(model, optimizer, Gated(), steps=9)
+    train(model, optimizer, run, 3)
+    saved = run.state_dict()
+    first = copy.deepcopy(saved["gate_optimizer"])
+    train(model, optimizer, run, 1)
+    run.load_state_dict(saved)
+    train(model, optimizer, run, 1)
+    for index, values in first["state"].items():
+        for name, value in values.items():
+            assert torch.equal(saved["gate_optimizer"]["state"][index][name], value)
