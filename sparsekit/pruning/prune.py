@@ -104,7 +104,10 @@ def _check_combination(method: object, pattern: object, allocation: object) -> A
         if not isinstance(value, kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             hint = f"; write {value.__name__}(...)" if isinstance(value, type) and issubclass(value, kinds) else ""
-            raise PruningError(f"{word}: expected a {wanted}, got {value!r}{hint}")
+            if word == "method" and hasattr(value, "before_step"):
+                hint = "; methods that prune while a model trains go to sk.attach"
+            article = "an" if word == "allocation" else "a"
+            raise PruningError(f"{word}: expected {article} {wanted}, got {value!r}{hint}")
     assert isinstance(pattern, Pattern)
     assert isinstance(allocation, Allocation)
     shared = allocation != Uniform()
@@ -183,8 +186,11 @@ def check_loss(method: Method, loss_fn: LossFunction | None) -> None:
 def materialise(batches: Iterable[Any] | None, method: Method, allocation: Allocation) -> list[Any]:
     """The batches as a list: at least one where the method or the allocation needs some, else none."""
     reader = method if reads_batches(method) else allocation if allocation.needs_batches else None
-    if reader is None:
-        return []
+    return [] if reader is None else read_out(batches, reader)
+
+
+def read_out(batches: Iterable[Any] | None, reader: object) -> list[Any]:
+    """The batches that ``reader`` needs as a list, at least one."""
     wanted = f"{reader} needs batches of what the model takes"
     if batches is None:
         raise CalibrationError(f"batches: {wanted}, got None")

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from sparsekit.batches import expect_module
-from sparsekit.errors import CalibrationError, LayerError, PatternError, PruningError
+from sparsekit.errors import LayerError, PatternError, PruningError
 from sparsekit.patterns import Pattern
 from sparsekit.patterns.base import check_sparsity
 from sparsekit.pruning.allocations import Allocation, Uniform
 from sparsekit.pruning.problem import ModelProblem
+from sparsekit.pruning.prune import check_loss, read_out, reads_batches
 from sparsekit.pruning.statistics import LossFunction, Target
 from sparsekit.pruning.targets import Choice, find_targets
 from sparsekit.training.base import TrainingMethod
@@ -51,14 +52,15 @@ def attach(  # noqa: PLR0913 - the one call of the package
 
     Args:
         model: any module; wrappers are looked through.
-        optimizer: any of torch's that holds the pruned parameters.
+        optimizer: any of torch's that holds the pruned parameters, but LBFGS.
         method: a training method, such as ``RigL()``.
         pattern: the legal sets of kept weights; None = the method's own.
         sparsity: fraction of zeros at the end, in [0, 1); None where the pattern fixes it or the method learns it.
         steps: optimizer steps of the whole run; later steps train what is left, with the masks as they are.
         allocation: how layers share the budget; None = the method's own.
         layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all.
-        batches, loss_fn: as in :func:`~sparsekit.pruning.prune`, for methods whose criterion needs data.
+        batches, loss_fn: as in :func:`~sparsekit.pruning.prune`, for methods whose criterion needs data; the same on
+            every rank, or masks would not be.
         seed: of all random numbers of the run, which do not touch the global generators.
 
     Raises:
@@ -66,7 +68,7 @@ def attach(  # noqa: PLR0913 - the one call of the package
             optimizer does not hold a parameter, or a parameter is being pruned by another run.
         PatternError: the sparsity is outside [0, 1) or contradicts the pattern, or the pattern refuses a layer.
         LayerError: no layer matches, a name is unknown, or a weight cannot be pruned.
-        CalibrationError: batches are needed and missing.
+        CalibrationError: batches or a loss function are needed and missing.
     """
     _check_kinds(model, optimizer, method, steps)
     inner = unwrapped(model)
@@ -76,15 +78,23 @@ def attach(  # noqa: PLR0913 - the one call of the package
     _check_held(targets, optimizer)
     sizes = {target.name: target.weight.numel() for target in targets}
     budget = _budget(method, chosen, sharing.budget(sparsity, sizes), targets)
-    data: Sequence[Any] = [] if batches is None else list(batches)
+    data = _data(method, sharing, batches, loss_fn)
     if sharing.needs_batches:
-        if not data:
-            raise CalibrationError(f"batches: {sharing} needs batches of what the model takes, got {batches!r}")
         sharing = sharing.prepare(ModelProblem(inner, targets, data, loss_fn, chosen, budget or 0.0))
     assert steps is not None
     sites = tuple(_site(target, chosen) for target in targets)
     generator = torch.Generator().manual_seed(seed)
     return Run(method, State(inner, optimizer, sites, chosen, budget, steps, sharing, data, loss_fn, generator))
+
+
+def _data(
+    method: TrainingMethod, sharing: Allocation, batches: Iterable[Any] | None, loss_fn: LossFunction | None
+) -> list[Any]:
+    """The batches as a list; raise where what reads them or calls the loss function would find none in mid-run."""
+    for criterion in method.criteria():
+        check_loss(criterion, loss_fn)
+    readers = [*filter(reads_batches, method.criteria()), *[sharing] * sharing.needs_batches]
+    return read_out(batches, readers[0] if readers else method) if readers or batches is not None else []
 
 
 def _site(target: Target, pattern: Pattern) -> Site:
@@ -97,6 +107,8 @@ def _check_kinds(model: object, optimizer: object, method: object, steps: object
     expect_module(model)
     if not isinstance(optimizer, Optimizer):
         raise PruningError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(optimizer, LBFGS):
+        raise PruningError("optimizer: expected one that takes one gradient per step, got LBFGS, which takes many")
     if not isinstance(method, TrainingMethod):
         made = isinstance(method, type) and issubclass(method, TrainingMethod)
         hint = f"; write {method.__name__}(...)" if made else "; criteria and solvers go to prune"  # type: ignore[attr-defined]
@@ -110,7 +122,8 @@ def _sharing(method: TrainingMethod, pattern: Pattern, allocation: Allocation | 
     for word, value, kind in (("pattern", pattern, Pattern), ("allocation", allocation, Allocation)):
         if value is not None and not isinstance(value, kind):
             hint = f"; write {value.__name__}(...)" if isinstance(value, type) and issubclass(value, kind) else ""
-            raise PruningError(f"{word}: expected a {kind.__name__}, got {value!r}{hint}")
+            article = "an" if word == "allocation" else "a"
+            raise PruningError(f"{word}: expected {article} {kind.__name__}, got {value!r}{hint}")
     if allocation is None:
         return Uniform() if pattern.fixes_sparsity else method.default_allocation
     if pattern.fixes_sparsity and allocation != Uniform():
@@ -124,10 +137,13 @@ def _check_held(targets: Sequence[Target], optimizer: Optimizer) -> None:
     for target in targets:
         expect_shardable(target.name, target.weight)
         if not target.weight.requires_grad:
-            raise LayerError(f"{target.name}: expected a weight that trains, got one with requires_grad=False")
+            raise LayerError(
+                f"{target.name}: expected a weight that trains, got a frozen one; choose others by layers="
+            )
         if id(target.weight) not in stepped:
             raise PruningError(f"{target.name}: expected an optimizer that holds the parameter, got one that does not")
-        if target.weight in ATTACHED:
+        holder = ATTACHED.get(target.weight)
+        if holder is not None and holder() is not None:
             raise PruningError(f"{target.name}: expected a weight that no run prunes, got one; finish() that run first")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor
 from sparsekit.errors import PruningError
 from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.allocations import Allocation, Uniform
+from sparsekit.pruning.criteria import Criterion
 from sparsekit.training.site import Site
 from sparsekit.training.state import State
 
@@ -32,6 +34,23 @@ class TrainingMethod(ABC):  # noqa: B024 - every moment of a run has a default
 
     learns_sparsity: ClassVar[bool] = False
     """Whether the method can do without a sparsity: it then removes what :meth:`decide` says."""
+
+    def criteria(self) -> list[Criterion]:
+        """Return the criteria among the settings: what they read of data is asked for before the run begins.
+
+        Raises:
+            PruningError: a setting whose default is a criterion is something else.
+        """
+        found = []
+        for setting in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, make = getattr(self, setting.name), setting.default_factory
+            usual = setting.default if make is dataclasses.MISSING else make()
+            if isinstance(value, Criterion):
+                found.append(value)
+            elif isinstance(usual, Criterion):
+                hint = f"; write {value.__name__}(...)" if isinstance(value, type) else ""
+                raise PruningError(f"{setting.name}: expected a Criterion, got {value!r}{hint}")
+        return found
 
     def refuses(self, pattern: Pattern, shape: tuple[int, ...]) -> str | None:
         """Say in half a sentence why a weight of ``shape`` cannot be pruned to ``pattern``; None where it can."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ ROWS = 100
 """Rows that a run's history has, about."""
 
 ATTACHED: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-"""Parameters that a run is pruning now."""
+"""A weak reference to the run that prunes a parameter now; one that nobody holds any more is in nobody's way."""
 
 
 class Run:
@@ -51,7 +52,7 @@ class Run:
         with torch.no_grad():
             method.prepare(state)
         for site in state.sites:
-            ATTACHED[site.weight] = True
+            ATTACHED[site.weight] = weakref.ref(self)
         self._handles = [
             state.optimizer.register_step_pre_hook(self._before),
             state.optimizer.register_step_post_hook(self._after),
