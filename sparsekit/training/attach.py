@@ -79,8 +79,8 @@ def attach(  # noqa: PLR0913 - the one call of the package
     sizes = {target.name: target.weight.numel() for target in targets}
     budget = _budget(method, chosen, sharing.budget(sparsity, sizes), targets)
     data = _data(method, sharing, batches, loss_fn)
-    if sharing.needs_batches:
-        sharing = sharing.prepare(ModelProblem(inner, targets, data, loss_fn, chosen, budget or 0.0))
+    if budget is not None:
+        sharing = sharing.prepare(ModelProblem(inner, targets, data, loss_fn, chosen, budget))
     assert steps is not None
     sites = tuple(_site(target, chosen) for target in targets)
     generator = torch.Generator().manual_seed(seed)
