@@ -97,8 +97,12 @@ class State:
         """Return ``|w|`` of each site."""
         return {site.name: site.read().abs() for site in self.sites}
 
-    def scores(self, criterion: Criterion) -> dict[str, Tensor]:
+    def scores(self, criterion: Criterion, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the scores of ``criterion`` for the model as it is.
+
+        Args:
+            criterion: what scores.
+            weights: what is scored, by parameter name, in place of what the model holds; statistics are the model's.
 
         Raises:
             CalibrationError: the criterion needs batches or a loss function, and there are none that do.
@@ -108,8 +112,8 @@ class State:
         found = {}
         with torch.enable_grad():
             for target, stats in surveyed(problem, needs):
-                weight = whole_of(self.sites, target)
-                found[target.name] = criterion.score(weight, stats)
+                weight = whole_of(self.sites, target) if weights is None else weights[target.name]
+                found[target.name] = criterion.score(at_least_float32(weight), stats)
         return {site.name: found[site.name].detach() for site in self.sites}
 
     def problem(self) -> ModelProblem:
@@ -128,9 +132,12 @@ class State:
 
 
 def whole_of(sites: Iterable[Site], target: Target) -> Tensor:
-    """Return the weight of ``target`` in at least float32, without a gradient."""
-    site = next(site for site in sites if site.name == target.name)
-    weight = site.read()
+    """Return the weight of ``target``, without a gradient."""
+    return next(site for site in sites if site.name == target.name).read()
+
+
+def at_least_float32(weight: Tensor) -> Tensor:
+    """Return ``weight`` in float32, or wider where it is."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
