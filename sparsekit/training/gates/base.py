@@ -43,6 +43,13 @@ class GatedMethod(TrainingMethod):
         """Draw the noise of the next step, by a name of its own, with `state.uniform` and `state.normal`."""
         return {}
 
+    def anneal(self, state: State, step: int) -> None:
+        """Set in ``state.numbers`` what depends on the step alone, before the weights of the step ``step`` are made.
+
+        The weights of a step are made when the step before it ends, and their gradient is taken when it begins: what
+        :meth:`effective` reads from ``state.step`` would differ between the two, what it reads from here does not.
+        """
+
     @abstractmethod
     def effective(self, state: State, site: Site, weight: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
         """Return what the model runs on, of the weight's shape, differentiable in ``weight`` and ``gates``.
@@ -69,6 +76,7 @@ class GatedMethod(TrainingMethod):
 
     def prepare(self, state: State) -> None:
         """Remember the weights, make the gates, and show the model its first effective weights."""
+        self.anneal(state, 0)
         learned = []
         for site in state.sites:
             weight = site.tensors[LATENT] = site.read()
@@ -92,6 +100,7 @@ class GatedMethod(TrainingMethod):
             state.gate_optimizer.step()
             for site in state.sites:
                 self.constrain(site, gates_of(site))
+        self.anneal(state, state.step + 1)
         self.show(state)
 
     def take(self, state: State) -> None:
