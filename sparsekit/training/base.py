@@ -24,7 +24,7 @@ class TrainingMethod(ABC):  # noqa: B024 - every moment of a run has a default
     Subclasses are frozen dataclasses: what they remember about a run lives in :class:`State` and its sites, so that
     it is saved and restored without a line in the method. The moments of a run, in order: :meth:`prepare` once; then
     per step :meth:`penalty` in the user's loss, :meth:`before_step` when gradients are there, the optimizer's step,
-    :meth:`after_step`; and :meth:`harden` once, after the last step or when the user finishes.
+    :meth:`after_step`; and :meth:`harden` and :meth:`close` once, after the last step or when the user finishes.
     """
 
     default_pattern: ClassVar[Pattern] = Unstructured()
@@ -103,6 +103,9 @@ class TrainingMethod(ABC):  # noqa: B024 - every moment of a run has a default
 
     def abandon(self, state: State) -> None:  # noqa: B027 - optional
         """Leave the weights as the last masks want them: gradients are not finite, and the run stops pruning."""
+
+    def close(self, state: State) -> None:  # noqa: B027 - optional
+        """Take back what was put on the model: the run has ended, or prunes no more. May be called again."""
 
 
 def check_every(**numbers: int) -> None:

@@ -127,6 +127,8 @@ class Run:
         self._first = []
         self._hardened, self.stopped = bool(saved["hardened"]), saved["stopped"]
         self.history.rows[:] = [dict(row) for row in saved["history"]]
+        if self._hardened or self.stopped:
+            self.method.close(self._state)
 
     def __repr__(self) -> str:
         done = f"step {self.step} of {self._state.steps}"
@@ -192,10 +194,12 @@ class Run:
             self._state.hold({site.name: site.keep for site in self._state.sites})
         else:
             self.method.harden(self._state)
+        self.method.close(self._state)
         self._hardened = True
 
     def _stop(self, reason: str) -> None:
         self.method.abandon(self._state)
+        self.method.close(self._state)
         self.stopped = reason
         warnings.warn(f"{self.method} stops pruning and keeps its last masks: {reason}", SparsekitWarning, stacklevel=2)
 

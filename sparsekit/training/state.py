@@ -42,6 +42,7 @@ class State:
         numbers, tensors: what a method remembers, JSON types and tensors; saved and restored with the run.
         notes: what goes into the next row of the history.
         gate_optimizer: learns the gates of a method that has some.
+        guests: what a method keeps beside that as long as the run prunes, such as hooks on the model; never saved.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Series] = field(default_factory=dict)
     gate_optimizer: Optimizer | None = None
+    guests: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def note(self, name: str, value: float | Mapping[str, float]) -> None:
         """Put a number, or one per layer, into the next row of the history."""
