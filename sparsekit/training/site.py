@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsekit.mask import Mask
-from sparsekit.patterns import Pattern
+from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.statistics import Layer
 from sparsekit.training.sharding import cut, joined, piece, whole
 
@@ -52,8 +52,12 @@ class Site:
 
     @property
     def mask(self) -> Mask:
-        """The mask with its pattern; raises :class:`~sparsekit.errors.MaskError` where it is not legal."""
-        return Mask(self.keep.clone(), self.pattern)
+        """The mask with its pattern; raises :class:`~sparsekit.errors.MaskError` where it is not legal.
+
+        A full mask, before the first choice, is no 2:4 and its like: it is unstructured then.
+        """
+        full = self.pattern.fixes_sparsity and bool(self.keep.all())
+        return Mask(self.keep.clone(), Unstructured() if full and not self.pattern.admits(self.keep) else self.pattern)
 
     def value(self) -> Tensor:
         """Return the whole weight as part of the graph: a penalty on it has a gradient."""
