@@ -103,3 +103,22 @@ def test_a_saved_run_stays_as_it_was_while_gates_train_on():
     for index, values in first["state"].items():
         for name, value in values.items():
             assert torch.equal(saved["gate_optimizer"]["state"][index][name], value)
+
+
+class Restless(torch.optim.SGD):
+    """Moves every weight, whatever its gradient."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for value in group["params"]:
+                value.add_(0.01)
+        return super().step(closure)
+
+
+def test_an_optimizer_that_moves_all_weights_moves_no_removed_one():
+    model = network()
+    optimizer = Restless(model.parameters(), lr=1e-2)
+    run = sk.attach(model, optimizer, sk.GradualPruning(), sparsity=0.5, steps=4)
+    train(model, optimizer, run, 6)
+    assert all(not model.get_parameter(name)[~mask.keep].any() for name, mask in run.finish().items())

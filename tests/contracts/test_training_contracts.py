@@ -1,0 +1,232 @@
+"""What every training method has to keep, with every pattern: TRAINING_METHODS and PATTERNS are the parameters."""
+
+import copy
+import functools
+import pickle
+
+import pytest
+import torch
+
+import sparsekit as sk
+from sparsekit.patterns import (
+    NM,
+    PATTERNS,
+    VNM,
+    Block,
+    Channel,
+    Filter,
+    Head,
+    KernelPattern,
+    KernelSlice,
+    OnePerKernel,
+    StridedKernel,
+    TransposableNM,
+    Unstructured,
+)
+from sparsekit.patterns.base import removed
+from sparsekit.training import TRAINING_METHODS, GatedMethod
+from tests.counts import kept_count, layout
+from tests.training.loops import OPTIMIZERS, SPARSITY, STEPS, network, start, usual
+
+EXAMPLES = {
+    Unstructured: Unstructured(),
+    NM: NM(2, 4),
+    Block: Block(4, 4),
+    TransposableNM: TransposableNM(2, 4, "greedy"),
+    VNM: VNM(4, 2, 8),
+    Filter: Filter(),
+    Channel: Channel(),
+    Head: Head(4),
+    KernelSlice: KernelSlice(),
+    KernelPattern: KernelPattern(4, 3),
+    OnePerKernel: OnePerKernel(),
+    StridedKernel: StridedKernel(),
+}
+MADE = [EXAMPLES[kind] for kind in PATTERNS]
+LEARNING = [kind for kind in TRAINING_METHODS if kind.learns_sparsity]
+EVERY = pytest.mark.parametrize("kind", TRAINING_METHODS)
+
+
+def able(kind, pattern):
+    """The layers of the network that pattern and method both take."""
+    shapes = {name.removesuffix(".weight"): tuple(value.shape) for name, value in network().named_parameters()}
+    return [name for name in "02" if not (pattern.refuses(shapes[name]) or kind().refuses(pattern, shapes[name]))]
+
+
+PAIRS = [(kind, pattern) for kind in TRAINING_METHODS for pattern in MADE if able(kind, pattern)]
+
+
+def free_pattern(kind):
+    """A pattern of the method that leaves the sparsity to the user, or None."""
+    found = [kind.default_pattern, *MADE]
+    return next((pattern for pattern in found if not pattern.fixes_sparsity and len(able(kind, pattern)) == 2), None)
+
+
+def counted(kind, masks, pattern, sparsity):
+    """Whether ``masks`` have as many zeros as were asked for: of each layer, or of all where they share a budget."""
+    kept = {name: kept_count(pattern, tuple(mask.shape), sparsity) for name, mask in masks.items()}
+    if pattern.fixes_sparsity or kind.default_allocation == sk.Uniform():
+        return {name: mask.nnz for name, mask in masks.items()} == kept
+    grids = {name: layout(pattern, tuple(mask.shape)) for name, mask in masks.items()}
+    gone = sum((mask.keep.numel() - mask.nnz) / grids[name][2] for name, mask in masks.items())
+    return abs(gone - removed(sparsity, sum(high * wide for high, wide, _ in grids.values()))) < len(masks)
+
+
+@functools.cache
+def finished(kind):
+    """A whole training of the method with its usual settings."""
+    training = start(kind())
+    training.go(0, STEPS)
+    return training.result()
+
+
+def equal(first, second):
+    """Whether two results are the same bit for bit."""
+    assert first.keys() == second.keys()
+    for part in ("weights", "masks"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), f"{part}: {name}"
+    return first["rows"] == second["rows"] and first["stopped"] == second["stopped"]
+
+
+def test_every_method_takes_a_pattern():
+    assert {kind for kind, _ in PAIRS} == set(TRAINING_METHODS)
+    assert all(able(kind, kind.default_pattern) for kind in TRAINING_METHODS)
+    assert {pattern for _, pattern in PAIRS} == set(MADE)
+
+
+@pytest.mark.parametrize(("kind", "pattern"), PAIRS, ids=lambda part: getattr(part, "__name__", str(part)))
+def test_masks_are_legal_and_meet_the_target(kind, pattern):
+    layers = able(kind, pattern)
+    training = start(kind(), pattern=pattern, layers=layers, steps=12).go(0, 6)
+    for mask in training.run.masks.values():
+        assert mask.pattern == pattern or (mask.keep.all() and mask.pattern == Unstructured())
+    masks = training.go(6, 12).run.finish()
+    assert training.run.stopped is None
+    assert list(masks) == [f"{name}.weight" for name in layers]
+    assert counted(kind, masks, pattern, SPARSITY)
+    for name, mask in masks.items():
+        assert mask.pattern == pattern
+        weight = training.model.get_parameter(name)
+        assert weight.isfinite().all()
+        assert not weight[~mask.keep].any()
+        assert weight[mask.keep].any()
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_a_sparsity_that_is_learned_is_that_of_the_weights(kind):
+    for pattern in (kind.default_pattern, Filter()):
+        layers = able(kind, pattern)
+        if pattern.fixes_sparsity or not layers:
+            continue
+        training = start(kind(), pattern=pattern, layers=layers, sparsity=None)
+        masks = training.go(0, STEPS).run.finish()
+        zeros = {name: (training.model.get_parameter(name) == 0).double().mean().item() for name in masks}
+        assert zeros == pytest.approx({name: mask.sparsity for name, mask in masks.items()})
+        last = training.run.history.rows[-1]["sparsity"]
+        assert last == pytest.approx({name: mask.sparsity for name, mask in masks.items()})
+
+
+@EVERY
+def test_a_run_is_the_same_from_the_same_seed(kind):
+    torch.manual_seed(5)
+    training = start(kind()).go(0, 7)
+    torch.randn(3)
+    torch.manual_seed(6)
+    assert equal(training.go(7, STEPS).result(), finished(kind))
+
+
+@EVERY
+def test_looking_changes_nothing(kind):
+    training = start(kind())
+    for index in range(STEPS):
+        training.go(index, index + 1)
+        before = {name: value.clone() for name, value in training.model.state_dict().items()}
+        with training.run.evaluating():
+            for name, mask in training.run.masks.items():
+                weight = training.model.get_parameter(name)
+                assert weight.isfinite().all()
+                assert not (isinstance(training.run.method, GatedMethod) and weight[~mask.keep].any())
+        training.run.state_dict()
+        assert repr(training.run)
+        assert 0.0 <= training.run.sparsity <= 1.0
+        assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    assert equal(training.result(), finished(kind))
+
+
+@EVERY
+def test_nothing_is_left_behind(kind):
+    model = network()
+    names = {name: id(value) for name, value in model.named_parameters()}
+    attributes = {name: set(vars(layer)) for name, layer in model.named_modules()}
+    numbers = torch.get_rng_state()
+    training = start(kind(), model).go(0, 5)
+    copy.deepcopy(model)
+    training.run.finish()
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert {name: id(value) for name, value in model.named_parameters()} == names
+    assert {name: set(vars(layer)) for name, layer in model.named_modules()} == attributes
+    assert model.state_dict().keys() == network().state_dict().keys()
+    for layer in model.modules():
+        assert not any(len(value) for name, value in vars(layer).items() if name.endswith("_hooks"))
+    for value in model.parameters():
+        assert value.requires_grad
+        assert not vars(value)
+        assert not value._backward_hooks
+        assert not value._post_accumulate_grad_hooks
+    assert not any(len(value) for name, value in vars(training.optimizer).items() if name.endswith("_hooks"))
+    clone = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert all(torch.equal(value, clone.state_dict()[name]) for name, value in model.state_dict().items())
+    assert start(kind(), model).go(0, 3).run.finish()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@EVERY
+def test_removed_weights_stay_zero_while_training_goes_on(kind, optimizer):
+    training = start(kind(), optimizer=optimizer, steps=8).go(0, 8)
+    masks = training.run.masks
+    assert counted(kind, masks, **usual(kind))
+    for index in range(8, 12):
+        training.go(index, index + 1)
+        for name, mask in masks.items():
+            weight = training.model.get_parameter(name)
+            assert not weight[~mask.keep].any()
+            assert weight.isfinite().all()
+    assert all(torch.equal(mask.keep, masks[name].keep) for name, mask in training.run.finish().items())
+    assert training.run.history.rows[-1]["step"] == 8 or training.run.step == 12
+
+
+@EVERY
+def test_a_sparsity_of_0_removes_nothing(kind):
+    pattern = free_pattern(kind)
+    if pattern is None:
+        pytest.skip("every pattern that it takes fixes its own sparsity")
+    masks = start(kind(), pattern=pattern, sparsity=0.0, steps=12).go(0, 12).run.finish()
+    assert all(mask.keep.all() for mask in masks.values())
+
+
+@EVERY
+def test_an_early_end_meets_the_target_as_well(kind):
+    training = start(kind()).go(0, 5)
+    masks = training.run.finish()
+    assert counted(kind, masks, **usual(kind))
+    for name, mask in masks.items():
+        assert not training.model.get_parameter(name)[~mask.keep].any()
+    assert all(torch.equal(mask.keep, masks[name].keep) for name, mask in training.run.finish().items())
+
+
+@EVERY
+def test_the_history_tells_the_run(kind, tmp_path):
+    rows = finished(kind)["rows"]
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    layers = {"0.weight", "2.weight"}
+    for row in rows:
+        assert row["sparsity"].keys() == layers
+        for name, values in row.items():
+            assert name == "step" or values.keys() <= {"all", *layers}
+    zeros = {name: 1 - keep.double().mean().item() for name, keep in finished(kind)["masks"].items()}
+    assert rows[-1]["sparsity"] == pytest.approx(zeros)
+    history = sk.training.History(repr(kind()), rows)
+    history.save(tmp_path / "run.json")
+    assert sk.training.History.load(tmp_path / "run.json") == history
