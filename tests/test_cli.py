@@ -59,7 +59,9 @@ def run(capsys, *arguments):
     return ended.value.code or 0, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("info",), ("methods",), ("prune",), ("plan",), ("bench",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("info",), ("methods",), ("prune",), ("plan",), ("bench",), ("report",)]
+)
 def test_every_command_explains_itself(capsys, command):
     status, out, _ = run(capsys, *command, "--help")
     assert status == 0

@@ -1,4 +1,4 @@
-"""The command line: ``sparsekit demo | info | methods | prune | plan | bench``."""
+"""The command line: ``sparsekit demo | info | methods | prune | plan | bench | report``."""
 
 from sparsekit.cli.app import app, main
 

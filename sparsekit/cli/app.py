@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparsekit.cli.words import ALLOCATION_NAMES, METHODS, PATTERN_HELP, OutputF
 from sparsekit.errors import SparsekitError
 
 BAD_INPUT = 2
+PICTURES = (".png", ".svg", ".pdf")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads to use [default: torch's own number].")
 MODEL_HELP = """MODEL is 'minilm', a folder that transformers can load, or package.module:function, where the function
@@ -170,6 +172,32 @@ def bench(quick: bool, output: Path | None, as_json: bool) -> None:
             console.print(table)
     if output:
         Console(stderr=True).print(f"Saved {results.save(output)}.json and .csv.")
+
+
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--output", type=OutputFile(), help="Draw the picture here: .png, .svg or .pdf.")
+@as_json
+def report(run: Path, output: Path | None, as_json: bool) -> None:
+    """Show what happened in a training run: RUN is what `run.history.save` has written."""
+    from sparsekit.report import draw_history, history_table, last_values
+    from sparsekit.training import History
+
+    history = History.load(run)
+    if output:
+        if output.suffix.lower() not in PICTURES:
+            raise click.BadParameter(f"expected a file {', '.join(PICTURES)}, got {str(output)!r}")
+        if find_spec("matplotlib") is None:
+            raise click.UsageError("--output: expected matplotlib, which draws it; pip install 'sparsekit[report]'")
+        draw_history(history, output)
+    steps = history.rows[-1]["step"]
+    if as_json:
+        told = {"method": history.method, "steps": steps, "last": last_values(history)}
+        print_json({**told, "output": str(output) if output else None})
+        return
+    Console().print(f"{history.method}, after {steps} steps", highlight=False, markup=False)
+    Console().print(history_table(history))
+    Console().print(f"Saved {output}." if output else "No picture: give --output to draw one.")
 
 
 def use_threads(count: int | None) -> None:

@@ -49,9 +49,27 @@ class History:
         """
         try:
             found = json.loads(Path(path).read_text())
-            return cls(str(found["method"]), list(found["rows"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls(str(found["method"]), _checked(found["rows"]))
+        except KeyError as error:
+            raise CheckpointError(f"{path}: expected the history of a run, as JSON, got one without {error}") from error
+        except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: expected the history of a run, as JSON, got {error}") from error
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _checked(rows: object) -> list[dict[str, Any]]:
+    """Return ``rows``, or raise ``TypeError`` or ``KeyError`` where they are not those of a history."""
+    if not isinstance(rows, list) or not rows:
+        raise TypeError("no rows")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise TypeError(f"row {index}, which is {row!r}")
+        if missing := {"step", "sparsity"} - set(row):
+            raise TypeError(f"row {index} without {' and '.join(sorted(missing))}")
+        for name, values in row.items():
+            numbers = [values] if name == "step" else values.values() if isinstance(values, dict) else [None]
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                raise TypeError(f"row {index} with {name} {values!r}")
+    return rows
