@@ -35,6 +35,9 @@ def test_needs_come_from_the_statistics():
     assert needs["Wanda"] == needs["SparseGPT"] == needs["BatchNormScale"] == ["batches"]
     assert needs["MagnitudeGradient"] == needs["PCAS"] == ["batches", "loss"]
     assert needs["Global"] == ["scores"]
+    assert needs["GradualPruning"] == ["sparsity"]
+    assert needs["SelectiveWeightDecay"] == ["sparsity", "penalty"]
+    assert needs["SRSTE"] == [], "its pattern fixes the sparsity"
 
 
 def test_a_source_ends_with_its_paragraph():

@@ -13,11 +13,13 @@ from rich.table import Table
 from sparsekit.patterns import PATTERNS, Pattern
 from sparsekit.pruning import ALLOCATIONS, CRITERIA, SEARCHES, SOLVERS, Allocation, Criterion, Search, Solver
 from sparsekit.pruning.prune import calls_loss, reads_batches
+from sparsekit.training import TRAINING_METHODS, TrainingMethod
 
 FAMILIES: dict[str, tuple[str, Sequence[type]]] = {
     "criteria": ("Score every weight, higher = keep; the pattern then selects.", CRITERIA),
     "solvers": ("Remove weights of a layer, and move the others to make up for it.", SOLVERS),
     "searches": ("Try masks on the whole model, and learn from how well it does.", SEARCHES),
+    "training": ("Prune while the user's own loop trains the model.", TRAINING_METHODS),
     "allocations": ("Share one budget of zeros among the layers.", ALLOCATIONS),
     "patterns": ("Say which sets of kept weights are legal.", PATTERNS),
 }
@@ -25,10 +27,12 @@ CONTROLS = frozenset({"Random", "PerLayer", "Unstructured"})
 """Parts that are nobody's idea in particular, and name no paper."""
 
 NEEDS = """Batches are what the model takes; a loss is `loss_fn(model, batch)`. What has neither beside it reads the \
-weights alone; scores are those of the method that an allocation is used with."""
+weights alone; scores are those of the method that an allocation is used with. Of training methods, those that need a \
+sparsity cannot learn it, and a penalty is `run.penalty()`, which the user adds to the loss."""
 PREAMBLE = f"""# Methods
 
-A method is a criterion, a solver or a search; `sk.prune` takes it together with a pattern and an allocation.
+A method is a criterion, a solver or a search; `sk.prune` takes it together with a pattern and an allocation. Training
+methods go to `sk.attach` instead.
 {NEEDS}
 `help(sk.SparseGPT)` says more of each.
 
@@ -58,10 +62,19 @@ def needs_of(part: type) -> list[str]:
     if issubclass(part, Pattern):
         return []
     made = part()
-    assert isinstance(made, (Allocation, Criterion, Solver, Search))
+    assert isinstance(made, (Allocation, Criterion, Solver, Search, TrainingMethod))
+    if isinstance(made, TrainingMethod):
+        return _needs_in_training(made)
     if isinstance(made, Allocation):
         return ["scores"] * made.compares_scores + ["batches"] * made.needs_batches
     return ["batches"] * reads_batches(made) + ["loss"] * calls_loss(made)
+
+
+def _needs_in_training(method: TrainingMethod) -> list[str]:
+    free = not method.default_pattern.fixes_sparsity and not method.learns_sparsity
+    reads = any(map(reads_batches, method.criteria()))
+    calls = any(map(calls_loss, method.criteria()))
+    return ["batches"] * reads + ["loss"] * calls + ["sparsity"] * free + ["penalty"] * method.has_penalty
 
 
 def method_tables() -> list[Table]:

@@ -43,7 +43,7 @@ EXAMPLES = {
     StridedKernel: StridedKernel(),
 }
 MADE = [EXAMPLES[kind] for kind in PATTERNS]
-LEARNING = [kind for kind in TRAINING_METHODS if kind.learns_sparsity]
+LEARNING = [kind for kind in TRAINING_METHODS if kind().learns_sparsity]
 EVERY = pytest.mark.parametrize("kind", TRAINING_METHODS)
 
 

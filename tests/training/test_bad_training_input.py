@@ -12,7 +12,7 @@ from torch import nn
 import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS, History
 
-PENALTIES = [kind for kind in TRAINING_METHODS if kind.has_penalty]
+PENALTIES = [kind for kind in TRAINING_METHODS if kind().has_penalty]
 INPUTS = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
 
