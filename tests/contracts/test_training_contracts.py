@@ -25,8 +25,8 @@ from sparsekit.patterns import (
 )
 from sparsekit.patterns.base import removed
 from sparsekit.training import TRAINING_METHODS, GatedMethod
+from tests.contracts.trainings import OPTIMIZERS, SPARSITY, STEPS, network, start, usual
 from tests.counts import kept_count, layout
-from tests.training.loops import OPTIMIZERS, SPARSITY, STEPS, network, start, usual
 
 EXAMPLES = {
     Unstructured: Unstructured(),

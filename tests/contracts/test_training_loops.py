@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS
 from tests.contracts.test_training_contracts import counted, equal, finished
-from tests.training.loops import STEPS, batch, loss_fn, network, start, usual
+from tests.contracts.trainings import STEPS, batch, loss_fn, network, start, usual
 
 EVERY = pytest.mark.parametrize("kind", TRAINING_METHODS)
 FAMILIES = [sk.GradualPruning, sk.SRSTE, sk.SelectiveWeightDecay]

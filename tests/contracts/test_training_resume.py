@@ -8,7 +8,7 @@ import torch
 
 from sparsekit.training import TRAINING_METHODS
 from tests.contracts.test_training_contracts import equal
-from tests.training.loops import STEPS, load, start
+from tests.contracts.trainings import STEPS, load, start
 
 STOPS = (1, 10, STEPS - 1, STEPS + 2)
 END = STEPS + 4

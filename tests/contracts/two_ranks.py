@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS, TrainingMethod
-from tests.training.loops import usual
+from tests.contracts.trainings import usual
 
 STEPS, BEYOND, SAVED = 10, 12, 6
 
