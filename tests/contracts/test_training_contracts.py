@@ -99,10 +99,10 @@ def test_every_method_takes_a_pattern():
 @pytest.mark.parametrize(("kind", "pattern"), PAIRS, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_masks_are_legal_and_meet_the_target(kind, pattern):
     layers = able(kind, pattern)
-    training = start(kind(), pattern=pattern, layers=layers, steps=12).go(0, 6)
+    training = start(kind(), pattern=pattern, layers=layers, steps=8).go(0, 4)
     for mask in training.run.masks.values():
         assert mask.pattern == pattern or (mask.keep.all() and mask.pattern == Unstructured())
-    masks = training.go(6, 12).run.finish()
+    masks = training.go(4, 8).run.finish()
     assert training.run.stopped is None
     assert list(masks) == [f"{name}.weight" for name in layers]
     assert counted(kind, masks, pattern, SPARSITY)
@@ -111,7 +111,7 @@ def test_masks_are_legal_and_meet_the_target(kind, pattern):
         weight = training.model.get_parameter(name)
         assert weight.isfinite().all()
         assert not weight[~mask.keep].any()
-        assert weight[mask.keep].any()
+        assert weight[mask.keep].any() or not mask.nnz  # a shared budget may take all of a layer
 
 
 @pytest.mark.parametrize("kind", LEARNING)
@@ -187,14 +187,14 @@ def test_removed_weights_stay_zero_while_training_goes_on(kind, optimizer):
     training = start(kind(), optimizer=optimizer, steps=8).go(0, 8)
     masks = training.run.masks
     assert counted(kind, masks, **usual(kind))
-    for index in range(8, 12):
+    for index in range(8, 11):
         training.go(index, index + 1)
         for name, mask in masks.items():
             weight = training.model.get_parameter(name)
             assert not weight[~mask.keep].any()
             assert weight.isfinite().all()
     assert all(torch.equal(mask.keep, masks[name].keep) for name, mask in training.run.finish().items())
-    assert training.run.history.rows[-1]["step"] == 8 or training.run.step == 12
+    assert training.run.history.rows[-1]["step"] == training.run.step == 11
 
 
 @EVERY
@@ -202,7 +202,7 @@ def test_a_sparsity_of_0_removes_nothing(kind):
     pattern = free_pattern(kind)
     if pattern is None:
         pytest.skip("every pattern that it takes fixes its own sparsity")
-    masks = start(kind(), pattern=pattern, sparsity=0.0, steps=12).go(0, 12).run.finish()
+    masks = start(kind(), pattern=pattern, sparsity=0.0, steps=8).go(0, 8).run.finish()
     assert all(mask.keep.all() for mask in masks.values())
 
 

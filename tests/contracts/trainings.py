@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import sparsekit as sk
 from sparsekit.training import Run, TrainingMethod
 
-STEPS = 24
+STEPS = 16
 SPARSITY = 0.5
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=1e-2),
