@@ -22,7 +22,7 @@ import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS, TrainingMethod
 from tests.contracts.trainings import usual
 
-STEPS, BEYOND, SAVED = 10, 12, 6
+STEPS, BEYOND, SAVED = 6, 7, 3
 
 
 def network() -> nn.Sequential:
