@@ -65,14 +65,14 @@ def restore(state: State, saved: Mapping[str, Any], method: str) -> None:
     state.step = saved["step"]
     state.numbers = copy.deepcopy(saved["numbers"])
     state.notes = {name: dict(series) for name, series in saved["notes"].items()}
-    state.generator.set_state(saved["generator"])
+    state.generator.set_state(saved["generator"].cpu())  # wherever torch.load has mapped it
     _fill(state.tensors, saved["tensors"])
     for site in state.sites:
         own = saved["sites"][site.name]
         site.write(own["weight"].to(site.keep.device))
         site.propose(own["keep"].to(site.keep.device, copy=True))
         site.held = own["held"]
-        _fill(site.tensors, own["tensors"])
+        _fill(site.tensors, {name: value.to(site.keep.device) for name, value in own["tensors"].items()})
     if state.gate_optimizer is not None and saved["gate_optimizer"] is not None:
         state.gate_optimizer.load_state_dict(copy.deepcopy(saved["gate_optimizer"]))  # it would step these tensors
 
