@@ -81,11 +81,20 @@ from sparsekit.pruning import (
     recalibrate_batchnorm,
     reconstruct,
 )
-from sparsekit.training import SRSTE, GradualPruning, SelectiveWeightDecay, attach
+from sparsekit.training import (
+    ASP,
+    SRSTE,
+    DynamicNetworkSurgery,
+    GradualPruning,
+    SelectiveWeightDecay,
+    SoftFilterPruning,
+    attach,
+)
 
 __all__ = [
     "ALPS",
     "AMC",
+    "ASP",
     "BESA",
     "CAP",
     "CHITA",
@@ -110,6 +119,7 @@ __all__ = [
     "CheckpointError",
     "CostWeighted",
     "DSnoT",
+    "DynamicNetworkSurgery",
     "ErdosRenyi",
     "Filter",
     "FilterNorm",
@@ -142,6 +152,7 @@ __all__ = [
     "SelectiveWeightDecay",
     "Sensitivity",
     "Skeletonization",
+    "SoftFilterPruning",
     "SparseGPT",
     "SparsekitError",
     "SparsekitWarning",

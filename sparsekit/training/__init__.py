@@ -2,9 +2,9 @@
 
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
-from sparsekit.training.gates import SRSTE, GatedMethod
+from sparsekit.training.gates import SRSTE, DynamicNetworkSurgery, GatedMethod
 from sparsekit.training.history import History
-from sparsekit.training.masking import GradualPruning
+from sparsekit.training.masking import ASP, GradualPruning, SoftFilterPruning
 from sparsekit.training.penalties import PenaltyMethod, SelectiveWeightDecay
 from sparsekit.training.run import Run
 from sparsekit.training.site import Site
@@ -12,13 +12,18 @@ from sparsekit.training.state import State
 
 TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     GradualPruning,
+    SoftFilterPruning,
+    ASP,
+    DynamicNetworkSurgery,
     SRSTE,
     SelectiveWeightDecay,
 )
 
 __all__ = [
+    "ASP",
     "SRSTE",
     "TRAINING_METHODS",
+    "DynamicNetworkSurgery",
     "GatedMethod",
     "GradualPruning",
     "History",
@@ -26,6 +31,7 @@ __all__ = [
     "Run",
     "SelectiveWeightDecay",
     "Site",
+    "SoftFilterPruning",
     "State",
     "TrainingMethod",
     "attach",
