@@ -3,6 +3,7 @@
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
 from sparsekit.training.gates import SRSTE, DynamicNetworkSurgery, GatedMethod
+from sparsekit.training.growth import DSR, SET, SNFS, DynamicSparseTraining, RigL
 from sparsekit.training.history import History
 from sparsekit.training.masking import ASP, GradualPruning, SoftFilterPruning
 from sparsekit.training.penalties import PenaltyMethod, SelectiveWeightDecay
@@ -14,6 +15,10 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     GradualPruning,
     SoftFilterPruning,
     ASP,
+    SET,
+    DSR,
+    SNFS,
+    RigL,
     DynamicNetworkSurgery,
     SRSTE,
     SelectiveWeightDecay,
@@ -21,13 +26,18 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
 
 __all__ = [
     "ASP",
+    "DSR",
+    "SET",
+    "SNFS",
     "SRSTE",
     "TRAINING_METHODS",
     "DynamicNetworkSurgery",
+    "DynamicSparseTraining",
     "GatedMethod",
     "GradualPruning",
     "History",
     "PenaltyMethod",
+    "RigL",
     "Run",
     "SelectiveWeightDecay",
     "Site",
