@@ -41,7 +41,7 @@ class Ramp(Schedule):
         """How much of the way is done at ``step``, in [0, 1]."""
         if step >= self.end:
             return 1.0
-        return max(0.0, (step - self.begin) / (self.end - self.begin))
+        return 0.0 if step <= self.begin else (step - self.begin) / (self.end - self.begin)
 
 
 @dataclass(frozen=True)
