@@ -2,7 +2,17 @@
 
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
-from sparsekit.training.gates import SRSTE, DynamicNetworkSurgery, GatedMethod
+from sparsekit.training.gates import (
+    SRSTE,
+    AutoPrune,
+    ContinuousSparsification,
+    DynamicNetworkSurgery,
+    GatedMethod,
+    L0HardConcrete,
+    MovementPruning,
+    ShiftAttention,
+    TrainedGates,
+)
 from sparsekit.training.growth import DSR, SET, SNFS, DynamicSparseTraining, RigL
 from sparsekit.training.history import History
 from sparsekit.training.masking import ASP, GradualPruning, SoftFilterPruning
@@ -21,6 +31,12 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     RigL,
     DynamicNetworkSurgery,
     SRSTE,
+    TrainedGates,
+    L0HardConcrete,
+    AutoPrune,
+    ContinuousSparsification,
+    ShiftAttention,
+    MovementPruning,
     SelectiveWeightDecay,
 )
 
@@ -31,18 +47,24 @@ __all__ = [
     "SNFS",
     "SRSTE",
     "TRAINING_METHODS",
+    "AutoPrune",
+    "ContinuousSparsification",
     "DynamicNetworkSurgery",
     "DynamicSparseTraining",
     "GatedMethod",
     "GradualPruning",
     "History",
+    "L0HardConcrete",
+    "MovementPruning",
     "PenaltyMethod",
     "RigL",
     "Run",
     "SelectiveWeightDecay",
+    "ShiftAttention",
     "Site",
     "SoftFilterPruning",
     "State",
+    "TrainedGates",
     "TrainingMethod",
     "attach",
 ]
