@@ -16,7 +16,17 @@ from sparsekit.training.gates import (
 from sparsekit.training.growth import DSR, SET, SNFS, DynamicSparseTraining, RigL
 from sparsekit.training.history import History
 from sparsekit.training.masking import ASP, GradualPruning, SoftFilterPruning
-from sparsekit.training.penalties import PenaltyMethod, SelectiveWeightDecay
+from sparsekit.training.penalties import (
+    GSM,
+    AutoBalanced,
+    ChauvinPenalty,
+    LearningCompression,
+    PartialL2,
+    PenaltyMethod,
+    SelectiveWeightDecay,
+    SoftWeightSharing,
+    WeightElimination,
+)
 from sparsekit.training.run import Run
 from sparsekit.training.site import Site
 from sparsekit.training.state import State
@@ -38,16 +48,26 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     ShiftAttention,
     MovementPruning,
     SelectiveWeightDecay,
+    AutoBalanced,
+    GSM,
+    PartialL2,
+    LearningCompression,
+    WeightElimination,
+    SoftWeightSharing,
+    ChauvinPenalty,
 )
 
 __all__ = [
     "ASP",
     "DSR",
+    "GSM",
     "SET",
     "SNFS",
     "SRSTE",
     "TRAINING_METHODS",
+    "AutoBalanced",
     "AutoPrune",
+    "ChauvinPenalty",
     "ContinuousSparsification",
     "DynamicNetworkSurgery",
     "DynamicSparseTraining",
@@ -55,7 +75,9 @@ __all__ = [
     "GradualPruning",
     "History",
     "L0HardConcrete",
+    "LearningCompression",
     "MovementPruning",
+    "PartialL2",
     "PenaltyMethod",
     "RigL",
     "Run",
@@ -63,8 +85,10 @@ __all__ = [
     "ShiftAttention",
     "Site",
     "SoftFilterPruning",
+    "SoftWeightSharing",
     "State",
     "TrainedGates",
     "TrainingMethod",
+    "WeightElimination",
     "attach",
 ]
