@@ -65,7 +65,7 @@ class LearningCompression(PenaltyMethod):
     growth: float = 1.6
     every: int | None = None
     alpha: float | None = None
-    radius: float = 0.3
+    radius: float = 0.5
     default_allocation: ClassVar[Allocation] = Global()
 
     def __post_init__(self) -> None:

@@ -35,6 +35,8 @@ class SoftWeightSharing(PenaltyMethod):
     and no component is narrower than ``floor``, nor so narrow that one gradient step would overshoot its mean, for the
     likelihood of a mixture grows without bound as a component narrows.
 
+    A sparsity that is far above what the component at zero has gathered takes weights that other components hold.
+
     Args:
         components: of the mixture, with the one at zero; at least 2.
         zero_share: of the component at zero, in (0, 1).
