@@ -9,11 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sparsekit.errors import CalibrationError, PruningError
+from sparsekit.errors import PruningError
 from sparsekit.patterns import Pattern, Unstructured
 from sparsekit.pruning.allocations import Allocation, Uniform
 from sparsekit.pruning.criteria import Criterion
-from sparsekit.pruning.prune import check_loss, reads_batches
 from sparsekit.training.site import Site
 from sparsekit.training.state import State
 
@@ -35,6 +34,9 @@ class TrainingMethod(ABC):  # noqa: B024 - every moment of a run has a default
 
     learns_sparsity: ClassVar[bool] = False
     """Whether the method can do without a sparsity: it then removes what :meth:`decide` says."""
+
+    redistributes: ClassVar[bool] = False
+    """Whether the method moves weights between layers: only the sum over all is then as asked."""
 
     def criteria(self) -> list[Criterion]:
         """Return the criteria among the settings: what they read of data is asked for before the run begins.
@@ -122,24 +124,9 @@ def check_within(state: State, **steps: float | None) -> None:
             raise PruningError(f"{name}: expected a step of the run, from 0 to {state.steps}, got {value!r}")
 
 
-def expect_criterion(criterion: object) -> None:
-    """Raise :class:`PruningError` unless ``criterion`` is one that ranks to a sparsity given to it."""
-    if not isinstance(criterion, Criterion):
-        hint = f"; write {criterion.__name__}(...)" if isinstance(criterion, type) else ""
-        raise PruningError(f"criterion: expected a Criterion such as Magnitude(), got {criterion!r}{hint}")
+def check_ranking(state: State, criterion: Criterion) -> None:
+    """Raise :class:`PruningError` unless ``criterion`` ranks to a sparsity, and over layers if the allocation does."""
     if criterion.sets_sparsity:
         raise PruningError(f"criterion: expected one that ranks to a given sparsity, got {criterion}")
-
-
-def check_data(state: State, criterion: Criterion) -> None:
-    """Raise unless the run has what ``criterion`` reads, and an allocation that goes with its scores.
-
-    Raises:
-        CalibrationError: batches or a loss function are missing.
-        PruningError: the scores compare within a row, and the allocation compares layers.
-    """
-    if reads_batches(criterion) and not state.batches:
-        raise CalibrationError(f"batches: {criterion} needs batches of what the model takes, got none")
-    check_loss(criterion, state.loss_fn)
     if criterion.by_row and state.allocation.compares_scores:
         raise PruningError(f"{state.allocation} compares layers, and scores of {criterion} compare within a row only")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsekit.errors import PruningError
 from sparsekit.pruning.criteria import Criterion, Magnitude
-from sparsekit.training.base import TrainingMethod, check_data, check_every, expect_criterion
+from sparsekit.training.base import TrainingMethod, check_every, check_ranking
 from sparsekit.training.schedules import Cubic
 from sparsekit.training.site import Site
 from sparsekit.training.state import State, check_fraction
@@ -47,18 +47,17 @@ class GradualPruning(TrainingMethod):
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        expect_criterion(self.criterion)
         check_fraction(begin=self.begin, end=self.end, initial=self.initial)
         check_every(every=self.every)
         if self.begin > self.end:
             raise PruningError(f"end: expected a share of the run from begin={self.begin} on, got {self.end}")
 
     def check(self, state: State) -> None:
-        """Refuse a first sparsity above the last, and a criterion without its data."""
+        """Refuse a first sparsity above the last, and a criterion that does not rank."""
         if self.initial > (state.sparsity or 0.0):
             most = f"at most the sparsity {state.sparsity}" if state.sparsity else f"0 with {state.pattern}"
             raise PruningError(f"initial: expected {most}, got {self.initial}")
-        check_data(state, self.criterion)
+        check_ranking(state, self.criterion)
 
     def schedule(self, state: State) -> Cubic:
         """Return sparsity by finished steps."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsekit.patterns import Filter, Pattern
 from sparsekit.pruning.criteria import Criterion, FilterNorm
-from sparsekit.training.base import TrainingMethod, check_data, check_every, expect_criterion
+from sparsekit.training.base import TrainingMethod, check_every, check_ranking
 from sparsekit.training.state import State
 
 
@@ -41,13 +41,12 @@ class SoftFilterPruning(TrainingMethod):
     default_pattern: ClassVar[Pattern] = Filter()
 
     def __post_init__(self) -> None:
-        expect_criterion(self.criterion)
         if self.every is not None:
             check_every(every=self.every)
 
     def check(self, state: State) -> None:
-        """Refuse a criterion without its data."""
-        check_data(state, self.criterion)
+        """Refuse a criterion that does not rank."""
+        check_ranking(state, self.criterion)
 
     def after_step(self, state: State) -> None:
         """Set what is smallest now to zero, where it is time to; nothing is held."""
