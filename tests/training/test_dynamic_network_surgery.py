@@ -6,6 +6,7 @@ import torch
 
 import sparsekit as sk
 from sparsekit.training.gates.base import LATENT
+from sparsekit.training.gates.dynamic_network_surgery import RUNNING
 from tests.training.small_steps import descend, loss_of, network, one_layer, push
 
 ALWAYS = sk.DynamicNetworkSurgery(gamma=0.0, stop=1.0)
@@ -60,7 +61,7 @@ def test_thresholds_are_those_of_the_start_for_ever(c):
             if step:
                 moved += (kept[index] != ((kept[index] & (size > 0.9 * t)) | (size > 1.1 * t))).sum()
             kept[index] = (kept[index] & (size > 0.9 * t)) | (size > 1.1 * t)
-            np.testing.assert_array_equal(site.keep.numpy(), kept[index])
+            np.testing.assert_array_equal(site.tensors[RUNNING].numpy(), kept[index])
         descend(model, optimizer)
     assert moved > 20
     descend(model, optimizer, 9)
@@ -74,7 +75,7 @@ def test_the_gradient_at_the_masked_weights_trains_all_weights():
     run = sk.attach(model, optimizer, ALWAYS, sparsity=0.6, steps=10)
     for _ in range(4):
         before = [latent_of(run, index).clone() for index in (0, 1)]
-        masked = [(weight * site.keep).requires_grad_() for weight, site in zip(before, run._state.sites)]
+        masked = [(weight * site.tensors[RUNNING]).requires_grad_() for weight, site in zip(before, run._state.sites)]
         twin = network()
         twin.load_state_dict(model.state_dict())
         values = dict(zip(("0.weight", "2.weight"), masked))
@@ -94,10 +95,10 @@ def test_the_share_of_steps_that_change_masks_is_the_probability():
         run._state.numbers["thresholds"]["weight"] = 2.0
         changes = 0
         for step in range(1, 400):  # the weight always lies where the mask has to flip
-            keep = run._state.sites[0].keep.clone()
+            keep = run._state.sites[0].tensors[RUNNING].clone()
             target = 0.5 if bool(keep[0, 0]) else 4.0
             push(layer, optimizer, [[float(latent_of(run)[0, 0]) - target, 0.0]])
-            changes += int(not torch.equal(keep, run._state.sites[0].keep))
+            changes += int(not torch.equal(keep, run._state.sites[0].tensors[RUNNING]))
             assert dict(run._state.notes)["probability"]["all"] == pytest.approx((1 + 0.02 * step) ** -power)
         chances = np.array([(1 + 0.02 * step) ** -power for step in range(1, 400)])
         assert abs(changes - chances.sum()) <= 4 * np.sqrt((chances * (1 - chances)).sum())

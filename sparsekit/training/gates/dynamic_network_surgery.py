@@ -19,6 +19,8 @@ LOW, HIGH = 0.9, 1.1
 """Of the threshold: what is at most the one is cut off, what is above the other is spliced back."""
 ROUNDING = 1e-12
 """So that what lies at a threshold by its definition does so in float64."""
+RUNNING = "running"
+"""The mask that the model runs on; ``site.keep`` is the one that it would end with."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class DynamicNetworkSurgery(GatedMethod):
             state.numbers["thresholds"] = thresholds
             state.note("threshold", thresholds)
         for site in state.sites:
-            site.tensors[LATENT] = site.read()
+            site.tensors[LATENT], site.tensors[RUNNING] = site.read(), site.keep.clone()
         self.cut(state, 0)
         self.show(state)
 
@@ -95,19 +97,19 @@ class DynamicNetworkSurgery(GatedMethod):
         probability = (1 + self.gamma * step) ** -self.power
         for site in state.sites:
             if float(torch.rand((), generator=state.generator, dtype=torch.float64)) < probability:
-                site.propose(self.spliced(state, site))
+                site.tensors[RUNNING] = self.spliced(state, site)
         state.note("probability", probability)
         if step == stop and state.sparsity is not None:
             for site, keep in zip(state.sites, state.choose(self.scores(state), state.sparsity).values()):
-                site.propose(keep)
+                site.tensors[RUNNING] = keep
 
     def spliced(self, state: State, site: Site) -> Tensor:
         """Return the mask of ``site`` after a change: a legal one."""
-        weight, pattern = site.tensors[LATENT], site.pattern
+        weight, running, pattern = site.tensors[LATENT], site.tensors[RUNNING], site.pattern
         if pattern.fixes_sparsity:
-            return pattern.select(weight.double().abs() * (LOW + (HIGH - LOW) * site.keep.double()), None)
+            return pattern.select(weight.double().abs() * (LOW + (HIGH - LOW) * running.double()), None)
         units, threshold = self.sizes(site, weight), state.numbers["thresholds"][site.name]
-        kept = pattern.pool(site.keep.double()) > 0
+        kept = pattern.pool(running.double()) > 0
         kept = (kept & (units > LOW * threshold)) | (units > HIGH * threshold)
         if kept.numel() and not bool(kept.any()):
             kept = keep_highest(units.reshape(1, -1), 1).reshape(units.shape)
@@ -115,15 +117,12 @@ class DynamicNetworkSurgery(GatedMethod):
 
     def effective(self, state: State, site: Site, weight: Tensor, gates: Mapping[str, Tensor]) -> Tensor:
         """Return the kept weights; the gradient passes to all."""
-        return weight + (weight * site.keep - weight).detach()
+        return weight + (weight * site.tensors[RUNNING] - weight).detach()
 
     def take(self, state: State) -> None:
         """Remember the new weights, and change the masks."""
         super().take(state)
         self.cut(state, state.step + 1)
-
-    def follow(self, state: State) -> None:
-        """Leave the masks: they are what the model runs on."""
 
     def settled(self, state: State, site: Site) -> Tensor:
         """Return all weights: the final mask says which stay."""
@@ -131,10 +130,10 @@ class DynamicNetworkSurgery(GatedMethod):
 
     def final(self, state: State) -> dict[str, Tensor]:
         """Return the masks of ``stop``, or what they would be if it were now."""
-        if state.step >= round(self.stop * state.steps):
-            return {site.name: site.keep for site in state.sites}
+        if state.pattern.fixes_sparsity or state.step >= round(self.stop * state.steps):
+            return {site.name: site.tensors[RUNNING] for site in state.sites}
         return super().final(state)
 
     def decide(self, state: State, site: Site) -> Tensor:
         """Return the mask as it is."""
-        return site.keep
+        return site.tensors[RUNNING]
