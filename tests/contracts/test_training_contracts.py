@@ -63,11 +63,18 @@ def free_pattern(kind):
 
 
 def counted(kind, masks, pattern, sparsity):
-    """Whether ``masks`` have as many zeros as were asked for: of each layer, or of all where they share a budget."""
+    """Whether ``masks`` have as many zeros as were asked for: of each layer, or of all where they share a budget.
+
+    Budgets are shared out in units where scores are compared or layers exchange them, else in weights.
+    """
     kept = {name: kept_count(pattern, tuple(mask.shape), sparsity) for name, mask in masks.items()}
-    if pattern.fixes_sparsity or kind.default_allocation == sk.Uniform():
+    if pattern.fixes_sparsity or (kind.default_allocation == sk.Uniform() and not kind.redistributes):
         return {name: mask.nnz for name, mask in masks.items()} == kept
     grids = {name: layout(pattern, tuple(mask.shape)) for name, mask in masks.items()}
+    if not (kind.default_allocation.compares_scores or kind.redistributes):
+        gone = sum(mask.keep.numel() - mask.nnz for mask in masks.values())
+        wanted = sparsity * sum(mask.keep.numel() for mask in masks.values())
+        return abs(gone - wanted) < sum(size for _, _, size in grids.values())
     gone = sum((mask.keep.numel() - mask.nnz) / grids[name][2] for name, mask in masks.items())
     return abs(gone - removed(sparsity, sum(high * wide for high, wide, _ in grids.values()))) < len(masks)
 

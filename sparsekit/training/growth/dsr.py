@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class DSR(DynamicSparseTraining):
 
     threshold: float = 1e-3
     count: int | None = None
+    redistributes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class SNFS(DynamicSparseTraining):
     start: float = 0.5
     stop: float = 0.005
     decay: float = 0.9
+    redistributes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
