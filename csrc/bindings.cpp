@@ -17,12 +17,14 @@ const T* pointer(std::uintptr_t address) {
   return reinterpret_cast<const T*>(address);
 }
 
+float* writable(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
+
 // (x, batch, x_stride, bias or 0, y), all addresses; see Product.
 template <class Weight>
 auto multiplied_by(void (Weight::*multiply)(const Product&) const) {
   return [multiply](const Weight& self, std::uintptr_t x, int64_t batch, int64_t x_stride, std::uintptr_t bias,
                     std::uintptr_t y) {
-    const Product product = {pointer<float>(x), batch, x_stride, pointer<float>(bias), reinterpret_cast<float*>(y)};
+    const Product product = {pointer<float>(x), batch, x_stride, pointer<float>(bias), writable(y)};
     (self.*multiply)(product);
   };
 }
@@ -60,11 +62,34 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
 
-  py::class_<BlockCsr>(m, "BlockCsr")
+  py::class_<BlockPlaces>(m, "BlockPlaces")
       .def(py::init([](int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns, int64_t blocks,
-                       std::uintptr_t values, std::uintptr_t indices, std::uintptr_t offsets, bool wide_offsets) {
-        return new BlockCsr({rows, columns, block_rows, block_columns, blocks, pointer<float>(values),
-                             pointer<int32_t>(indices), pointer<void>(offsets), wide_offsets});
+                       std::uintptr_t indices, std::uintptr_t offsets, bool wide_offsets) {
+        return new BlockPlaces{
+            rows,        columns, block_rows, block_columns, blocks, pointer<int32_t>(indices), pointer<void>(offsets),
+            wide_offsets};
+      }));
+
+  py::class_<BlockCsr>(m, "BlockCsr")
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values) {
+        return new BlockCsr(places, pointer<float>(values));
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BlockGrad>(m, "BlockGrad")
+      .def(py::init<const BlockPlaces&>())
+      .def(
+          "spread",
+          [](const BlockGrad& self, std::uintptr_t grad, int64_t grad_stride, int64_t batch, std::uintptr_t values,
+             std::uintptr_t x) {
+            self.spread({pointer<float>(grad), grad_stride, batch, pointer<float>(values), writable(x)});
+          },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "sample",
+          [](const BlockGrad& self, std::uintptr_t grad, int64_t grad_stride, std::uintptr_t x, int64_t x_stride,
+             int64_t batch, std::uintptr_t values) {
+            self.sample({pointer<float>(grad), grad_stride, pointer<float>(x), x_stride, batch, writable(values)});
+          },
+          py::call_guard<py::gil_scoped_release>());
 }

@@ -2,8 +2,11 @@
 
 ``sparsekit::linear(x, bias, parts, integers, format, kernels)`` multiplies by a packed weight, given as the tensors and
 integers of a format in the order of its fields. ``kernels`` may name a kernel for some batch sizes, as in
-``"1=csr_mv_native 128=csr_mm_native"``, or be empty; elsewhere the first kernel that does not refuse runs. The packed
-parts get no gradient. The product is computed in the weight's dtype, under autocast as well.
+``"1=csr_mv_native 128=csr_mm_native"``, or be empty; elsewhere the first kernel that does not refuse runs.
+
+Input, bias and the floating parts get gradients of any order: ``sparsekit::linear_grad_x`` multiplies by the weight
+itself, ``sparsekit::linear_grad_part`` multiplies two dense matrices at the stored weights only, and the derivatives of
+the three are calls of the three. All compute in the weight's dtype, under autocast as well.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ torch.library.define(
     "(Tensor x, Tensor? bias, Tensor[] parts, int[] integers, str format, str kernels) -> Tensor",
 )
 torch.library.define("sparsekit::linear_grad_x", "(Tensor grad, Tensor[] parts, int[] integers, str format) -> Tensor")
+torch.library.define(
+    "sparsekit::linear_grad_part",
+    "(Tensor grad, Tensor x, Tensor[] parts, int[] integers, str format, int part) -> Tensor",
+)
 
 
 def linear(x: Tensor, packed: Format, bias: Tensor | None = None, kernels: Mapping[int, str] | None = None) -> Tensor:
@@ -131,27 +138,39 @@ def _linear_fake(
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, bias, parts, ctx.integers, ctx.format, _ = inputs
+    x, bias, parts, ctx.integers, ctx.format, _ = inputs
     ctx.has_bias = bias is not None
-    ctx.save_for_backward(*parts)
+    ctx.save_for_backward(_if_trained(x, parts), *parts)
+
+
+def _if_trained(x: Tensor, parts: Sequence[Tensor]) -> Tensor | None:
+    """Return ``x``, which only the gradients of the parts need, or None where nothing asks for them."""
+    return x if any(part.requires_grad for part in parts) else None
 
 
 def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    parts = list(ctx.saved_tensors)
-    needs_x, needs_bias = ctx.needs_input_grad[:2]
+    x, *parts = ctx.saved_tensors
+    needs_x, needs_bias, needs_parts = ctx.needs_input_grad[:3]
     grad_x = grad_bias = None
     if needs_x:
         grad_x = torch.ops.sparsekit.linear_grad_x.default(grad, parts, ctx.integers, ctx.format)
     if ctx.has_bias and needs_bias:
         grad_bias = grad.reshape(math.prod(grad.shape[:-1]), grad.shape[-1]).sum(dim=0)
-    return grad_x, grad_bias, [None] * len(parts), None, None, None
+    return grad_x, grad_bias, _grad_parts(ctx, needs_parts, grad, x, parts), None, None, None
+
+
+def _grad_parts(ctx: Any, needs: Sequence[bool], grad: Tensor, x: Tensor, parts: list[Tensor]) -> list[Tensor | None]:
+    call = torch.ops.sparsekit.linear_grad_part.default
+    return [call(grad, x, parts, ctx.integers, ctx.format, i) if need else None for i, need in enumerate(needs)]
 
 
 def _grad_x(grad: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str) -> Tensor:
-    weight = bound(format, parts, integers).packed.unpack()
     lead = grad.shape[:-1]
-    with torch.autocast(grad.device.type, enabled=False):
-        return (grad.reshape(math.prod(lead), weight.shape[0]) @ weight).reshape(*lead, weight.shape[1])
+    batch = math.prod(lead)
+    if batch == 0:
+        return grad.new_empty(*lead, integers[1])
+    gradients = bound(format, parts, integers).gradients(batch, sparsekit.kernels.GRADIENT_KERNELS)
+    return gradients.of_x(grad.reshape(batch, grad.shape[-1])).reshape(*lead, integers[1])
 
 
 def _grad_x_fake(grad: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str) -> Tensor:
@@ -159,19 +178,54 @@ def _grad_x_fake(grad: Tensor, parts: Sequence[Tensor], integers: Sequence[int],
 
 
 def _grad_x_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, parts, ctx.integers, ctx.format = inputs
-    ctx.save_for_backward(*parts)
+    grad, parts, ctx.integers, ctx.format = inputs
+    ctx.save_for_backward(_if_trained(grad, parts), *parts)
 
 
-def _grad_x_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    parts = list(ctx.saved_tensors)
-    y = torch.ops.sparsekit.linear.default(grad, None, parts, ctx.integers, ctx.format, "")
-    return y, [None] * len(parts), None, None
+def _grad_x_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    """The derivative of ``grad @ W``: a product with ``W.T``, and at the stored weights ``grad.T @ grad_out``."""
+    grad, *parts = ctx.saved_tensors
+    y = torch.ops.sparsekit.linear.default(grad_out, None, parts, ctx.integers, ctx.format, "")
+    return y, _grad_parts(ctx, ctx.needs_input_grad[1], grad, grad_out, parts), None, None
+
+
+def _grad_part(
+    grad: Tensor, x: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str, part: int
+) -> Tensor:
+    batch = math.prod(grad.shape[:-1])
+    if batch == 0:
+        return torch.zeros_like(parts[part], memory_format=torch.contiguous_format)
+    weight = bound(format, parts, integers)
+    gradients = weight.gradients(batch, sparsekit.kernels.GRADIENT_KERNELS)
+    name = weight.packed.tensor_names()[part]
+    return gradients.of_part(grad.reshape(batch, grad.shape[-1]), x.reshape(batch, x.shape[-1]), name)
+
+
+def _grad_part_fake(
+    grad: Tensor, x: Tensor, parts: Sequence[Tensor], integers: Sequence[int], format: str, part: int
+) -> Tensor:
+    return torch.empty_like(parts[part], memory_format=torch.contiguous_format)
+
+
+def _grad_part_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, x, parts, ctx.integers, ctx.format, ctx.part = inputs
+    ctx.save_for_backward(grad, x, *parts)
+
+
+def _grad_part_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    """The derivative of the sampled ``grad.T @ x``: products with a weight that stores ``grad_out``."""
+    grad, x, *parts = ctx.saved_tensors
+    stored = [torch.zeros_like(part) if part.is_floating_point() else part for part in parts]
+    stored[ctx.part] = grad_out
+    of_grad = torch.ops.sparsekit.linear.default(x, None, stored, ctx.integers, ctx.format, "")
+    of_x = torch.ops.sparsekit.linear_grad_x.default(grad, stored, ctx.integers, ctx.format)
+    return of_grad, of_x, [None] * len(parts), None, None, None
 
 
 for _name, _run, _fake, _backward, _context in (
     ("sparsekit::linear", _linear, _linear_fake, _linear_backward, _linear_context),
     ("sparsekit::linear_grad_x", _grad_x, _grad_x_fake, _grad_x_backward, _grad_x_context),
+    ("sparsekit::linear_grad_part", _grad_part, _grad_part_fake, _grad_part_backward, _grad_part_context),
 ):
     torch.library.impl(_name, "default", _run)
     torch.library.register_fake(_name, _fake)

@@ -60,6 +60,11 @@ def test_opcheck(family, grad):
     opcheck(torch.ops.sparsekit.linear.default, (x.detach()[0, 0], None, parts, integers, name, "1=unknown"))
     y = random_weight((2, 3, 12)).requires_grad_(grad)
     opcheck(torch.ops.sparsekit.linear_grad_x.default, (y, parts, integers, name))
+    parts = [part.detach().requires_grad_(grad and part.is_floating_point()) for part in parts]
+    opcheck(torch.ops.sparsekit.linear.default, (x, bias, parts, integers, name, ""))
+    opcheck(torch.ops.sparsekit.linear_grad_x.default, (y, parts, integers, name))
+    for part in (at for at, tensor in enumerate(parts) if tensor.is_floating_point()):
+        opcheck(torch.ops.sparsekit.linear_grad_part.default, (y, x, parts, integers, name, part))
 
 
 @every_format
@@ -74,6 +79,18 @@ def test_gradients_to_second_order(family):
     assert torch.autograd.gradcheck(call, (x, bias))
     assert torch.autograd.gradgradcheck(call, (x, bias))
     assert torch.autograd.gradcheck(lambda x: ops.linear(x, packed), (x[0, 0].detach().requires_grad_(),))
+
+    floating = [name for name, part in packed.tensors().items() if part.is_floating_point()]
+
+    def call_with(x, bias, *parts):
+        # gradcheck changes its inputs through .data, which no count of changes shows
+        changed = {name: part.clone() for name, part in zip(floating, parts)}
+        changed = packed.from_parts({**packed.tensors(), **changed}, packed.integers())
+        return ops.linear(x, changed, bias)
+
+    parts = [packed.tensors()[name].detach().requires_grad_() for name in floating]
+    assert torch.autograd.gradcheck(call_with, (x, bias, *parts))
+    assert torch.autograd.gradgradcheck(call_with, (x, bias, *parts))
 
 
 def test_gradients_under_autocast_keep_the_weights_dtype():

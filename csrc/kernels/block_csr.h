@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/blocks.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
@@ -30,18 +31,12 @@ struct BlockCsrKernels {
 // A packed weight that has been checked, ready to multiply. Does not own values and indices.
 class BlockCsr {
  public:
-  struct Parts {
-    int64_t rows, columns, block_rows, block_columns, blocks;
-    const float* values;
-    const int32_t* indices;
-    const void* offsets;
-    bool wide_offsets;
-  };
-  explicit BlockCsr(const Parts& parts);
+  BlockCsr(const BlockPlaces& places, const float* values);
   void multiply(const Product& product) const;
 
  private:
-  Parts parts_;
+  BlockPlaces places_;
+  const float* values_;
   const BlockCsrKernels* kernels_;
   std::vector<int64_t> offsets_;
 };

@@ -44,6 +44,10 @@ const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
 }
 
+const BlockGradKernels& best_block_grad(Isa most) {
+  return *static_cast<const BlockGradKernels*>(best("block_grad", most).table);
+}
+
 std::vector<std::pair<std::string, std::string>> built_kernels() {
   std::vector<std::pair<std::string, std::string>> built;
   for (const Line& line : kLines) built.emplace_back(line.stem, isa_name(line.isa));

@@ -8,6 +8,7 @@
 #include "core/cpu.h"
 #include "kernels/bitmask.h"
 #include "kernels/block_csr.h"
+#include "kernels/block_grad.h"
 #include "kernels/csr.h"
 #include "kernels/probe.h"
 
@@ -19,6 +20,7 @@ const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 // `most` lowers the limit further, for blocks too short to fill wide vectors.
 const BlockCsrKernels& best_block_csr(Isa most);
+const BlockGradKernels& best_block_grad(Isa most);
 
 // (stem, instruction set) of every line that was built, in the order of preference.
 std::vector<std::pair<std::string, std::string>> built_kernels();

@@ -7,10 +7,24 @@ from sparsekit.formats.block_csr import BlockCSR
 from sparsekit.formats.csr import CSR
 from sparsekit.formats.dense import Dense
 from sparsekit.formats.nm import NMPacked
+from sparsekit.formats.positions import gather, positions, stored_weights
 
 FORMATS: tuple[type[Format], ...] = (Dense, CSR, Bitmask, NMPacked, BlockCSR)
 
-__all__ = ["CSR", "FORMATS", "Bitmask", "BlockCSR", "Dense", "Format", "NMPacked", "Refusal", "format_named"]
+__all__ = [
+    "CSR",
+    "FORMATS",
+    "Bitmask",
+    "BlockCSR",
+    "Dense",
+    "Format",
+    "NMPacked",
+    "Refusal",
+    "format_named",
+    "gather",
+    "positions",
+    "stored_weights",
+]
 
 
 def format_named(name: str) -> type[Format]:

@@ -1,9 +1,13 @@
-"""What a kernel is: code that runs one format on one device, and says in a sentence what it refuses."""
+"""What a kernel is: code that runs one format on one device, and says in a sentence what it refuses.
+
+A :class:`Kernel` multiplies, a :class:`GradientKernel` does what training needs besides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -40,26 +44,66 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """Code that multiplies by one format.
+class Runs:
+    """What runs one format.
 
     Args:
         name: ``<format>_<op>_<backend>``, such as ``csr_mm_native``.
         format: the format it runs.
         refuses: the reason why it does not run a problem, or None.
+    """
+
+    name: str
+    format: type[Format]
+    refuses: Callable[[Problem], Refusal | None]
+
+
+@dataclass(frozen=True)
+class Kernel(Runs):
+    """Code that multiplies by one format.
+
+    Args:
         bind: given a packed weight, returns ``multiply(x, bias) -> y`` for ``x`` ``(batch, columns)`` and ``bias``
             ``(rows,)`` or None, of the weight's dtype and device; ``x`` may have any strides. What the kernel
             derives from the weight (validation, reordering, pointers) is done once, in ``bind``, which keeps the
             packed tensors alive.
     """
 
-    name: str
-    format: type[Format]
-    refuses: Callable[[Problem], Refusal | None]
     bind: Callable[[Format], Multiply]
 
 
-def choose(problem: Problem, kernels: Iterable[Kernel]) -> Kernel:
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of ``y = x @ W.T + bias`` for one packed weight, given that of ``y``, ``(batch, rows)``.
+
+    Operands have the weight's dtype and device, any strides, and at least one row.
+
+    Args:
+        of_x: ``grad`` to the gradient of ``x``, ``(batch, columns)``.
+        of_part: ``(grad, x, name)`` to the gradient of the packed tensor ``name``, in its shape; 0 where it stores
+            padding. It reads the places of the kept weights and not their values.
+    """
+
+    of_x: Callable[[Tensor], Tensor]
+    of_part: Callable[[Tensor, Tensor, str], Tensor]
+
+
+@dataclass(frozen=True)
+class GradientKernel(Runs):
+    """Code that computes the gradients of a product by one format.
+
+    Args:
+        bind: given a packed weight and a dict, returns its :class:`Gradients`. What it derives from the places of the
+            kept weights it may keep in the dict, which outlives a change of the values.
+    """
+
+    bind: Callable[[Format, dict[str, Tensor]], Gradients]
+
+
+RunsT = TypeVar("RunsT", bound=Runs)
+
+
+def choose(problem: Problem, kernels: Iterable[RunsT]) -> RunsT:
     """Return the first of ``kernels`` that runs the format of ``problem`` and does not refuse it.
 
     Raises:

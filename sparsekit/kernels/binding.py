@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsekit.formats import Format, format_named
-from sparsekit.kernels.base import Kernel, Multiply, Problem, choose
+from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem, choose
 
 Stamp = tuple[object, ...]
 
@@ -22,13 +22,16 @@ class Bound:
     one of them without keeping it alive.
     """
 
-    def __init__(self, packed: Format, stamp: Stamp) -> None:
+    def __init__(self, packed: Format, stamp: Stamp, places: dict[str, Tensor]) -> None:
         aliases = {name: tensor.detach() for name, tensor in packed.tensors().items()}
         self.packed = packed.from_parts(aliases, packed.integers())
         self.stamp = stamp
         self.chosen: dict[tuple[object, ...], Multiply] = {}
         """Room for the caller to remember which multiply it chose for which call."""
+        self.places = places
+        """What gradient kernels derived from the places of the kept weights; it outlives a change of the values."""
         self._multiplies: dict[str, tuple[Kernel, Multiply]] = {}
+        self._gradients: dict[str, tuple[GradientKernel, Gradients]] = {}
 
     def multiply(self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Multiply:
         """Return the bound multiply for ``batch``; see :func:`select`."""
@@ -37,6 +40,15 @@ class Bound:
         if found is None or found[0] is not kernel:
             with torch.inference_mode(False), torch.no_grad():
                 found = self._multiplies[kernel.name] = (kernel, kernel.bind(self.packed))
+        return found[1]
+
+    def gradients(self, batch: int, kernels: Iterable[GradientKernel]) -> Gradients:
+        """Return the bound gradients for ``batch`` by the first kernel that does not refuse."""
+        kernel = choose(Problem(self.packed, batch, torch.get_num_threads()), kernels)
+        found = self._gradients.get(kernel.name)
+        if found is None or found[0] is not kernel:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._gradients[kernel.name] = (kernel, kernel.bind(self.packed, self.places))
         return found[1]
 
 
@@ -63,16 +75,27 @@ _LOCK = threading.Lock()
 def bound(name: str, parts: Sequence[Tensor], integers: Sequence[int]) -> Bound:
     """Return the :class:`Bound` of the format ``name`` with these tensors and integers, in the order of its fields.
 
-    It is made once and lives as long as the ``values`` tensor. An in-place change of a part makes a new one.
+    It is made once and lives as long as the ``values`` tensor. An in-place change of a part makes a new one, which
+    takes over what the places of the kept weights gave where only floating parts have changed.
     """
-    stamp = (name, *integers, *[part.data_ptr() for part in parts], *[version(part) for part in parts])
+    stamp = (_stamp(part for part in parts if part.is_floating_point()), _structure(name, parts, integers))
     found: Bound | None = _BOUND.get(parts[0])  # type: ignore[no-untyped-call]
     if found is None or found.stamp != stamp:
         family = format_named(name)
         packed = family.from_parts(dict(zip(family.tensor_names(), parts)), dict(zip(family.integer_names(), integers)))
+        places = found.places if found is not None and found.stamp[1] == stamp[1] else {}
         with _LOCK:
-            found = _BOUND[parts[0]] = Bound(packed, stamp)
+            found = _BOUND[parts[0]] = Bound(packed, stamp, places)
     return found
+
+
+def _stamp(parts: Iterable[Tensor]) -> Stamp:
+    """Changes when one of ``parts`` is another tensor or has been changed in place."""
+    return tuple(mark for part in parts for mark in (part.data_ptr(), version(part)))
+
+
+def _structure(name: str, parts: Sequence[Tensor], integers: Sequence[int]) -> Stamp:
+    return (name, *integers, *_stamp(part for part in parts if not part.is_floating_point()))
 
 
 def version(tensor: Tensor) -> int:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsekit.formats import FORMATS, Format
-from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.formats import FORMATS, Format, gather, positions
+from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem
 
 
 def _refuses(problem: Problem) -> None:
@@ -28,4 +28,24 @@ def _bind(packed: Format) -> Multiply:
     return multiply
 
 
+def _bind_gradients(packed: Format, places: dict[str, Tensor]) -> Gradients:
+    """Unpack in every call, since in training no two calls see the same values; find the kept weights once."""
+    device = packed.values.device.type
+
+    def of_x(grad: Tensor) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            return grad @ packed.unpack()
+
+    def of_part(grad: Tensor, x: Tensor, name: str) -> Tensor:
+        if name not in places:
+            places.update(positions(packed))
+        with torch.autocast(device, enabled=False):
+            return gather(grad.T @ x, places[name])
+
+    return Gradients(of_x, of_part)
+
+
 REFERENCE_KERNELS = tuple(Kernel(f"{family.name}_linear_reference", family, _refuses, _bind) for family in FORMATS)
+REFERENCE_GRADIENT_KERNELS = tuple(
+    GradientKernel(f"{family.name}_gradients_reference", family, _refuses, _bind_gradients) for family in FORMATS
+)

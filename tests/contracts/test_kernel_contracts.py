@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsekit.formats import FORMATS
-from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Problem
+from sparsekit.kernels import GRADIENT_KERNELS, KERNELS, REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
 from sparsekit.kernels.candidates import candidates
 from sparsekit.patterns import NM, Block, Unstructured
 from tests.numerics import assert_product
@@ -45,6 +45,40 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
             continue
         x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
         assert_product(kernel.bind(packed)(x, bias), x, weight * mask.keep, bias)
+
+
+def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():
+    names = [kernel.name for kernel in GRADIENT_KERNELS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(rf"{k.format.name}_gradients_(native|reference)", k.name) for k in GRADIENT_KERNELS)
+    assert GRADIENT_KERNELS[-len(FORMATS) :] == REFERENCE_GRADIENT_KERNELS
+    assert {kernel.format for kernel in REFERENCE_GRADIENT_KERNELS} == set(FORMATS)
+
+
+@pytest.mark.parametrize("kernel", GRADIENT_KERNELS, ids=lambda k: k.name)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_refuses_in_a_sentence_or_gives_both_gradients(kernel, batch, dtype):
+    for pattern, sparsity in PATTERNS:
+        mask, weight = random_mask((14, 22), pattern, sparsity), random_weight((14, 22), dtype)
+        if kernel.format.accepts(mask) is not None:
+            continue
+        packed = kernel.format.pack(weight, mask)
+        refusal = kernel.refuses(Problem(packed, batch))
+        if refusal is not None:
+            assert len(str(refusal).split()) > 3
+            continue
+        x, grad = random_weight((batch, 22), dtype, 1), random_weight((batch, 14), dtype, 2)
+        gradients = kernel.bind(packed, {})
+        assert_product(gradients.of_x(grad), grad, (weight * mask.keep).T)
+        floating = {name: t for name, t in packed.tensors().items() if t.is_floating_point()}
+        ones = {name: torch.ones_like(tensor) for name, tensor in floating.items()}
+        kept = packed.from_parts({**packed.tensors(), **ones}, packed.integers()).unpack().bool()
+        parts = {name: gradients.of_part(grad, x, name) for name in floating}
+        assert all(parts[name].shape == t.shape for name, t in floating.items())
+        found = packed.from_parts({**packed.tensors(), **parts}, packed.integers()).unpack()
+        assert not torch.count_nonzero(found[~kept])
+        assert_product(torch.where(kept, found, grad.T @ x), grad.T, x.T)
 
 
 def test_candidates_leave_out_what_cannot_pay():
