@@ -207,7 +207,12 @@ def _layer(name: str, entry: Header, tensors: Mapping[str, Tensor], old: nn.Modu
     if str(packed.values.dtype) != f"torch.{entry['dtype']}":
         raise LayerError(f"expected {entry['dtype']} values as the header says, got {packed.values.dtype}")
     kernels = {int(batch): str(kernel) for batch, kernel in entry["kernel_by_batch"].items()}
-    new = SparseLinear.from_packed(packed, None if bias is None else bias.clone(), kernel_by_batch=kernels)
+    new = SparseLinear.from_packed(
+        packed,
+        None if bias is None else bias.clone(),
+        kernel_by_batch=kernels,
+        trainable=isinstance(old, SparseLinear) and old.trainable,
+    )
     new.layer_name = name
     if new.bias is not None and old.bias is not None:
         new.bias.requires_grad_(old.bias.requires_grad)

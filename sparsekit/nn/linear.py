@@ -12,13 +12,13 @@ from torch.nn.parameter import UninitializedParameter
 from typing_extensions import Self
 
 import sparsekit.kernels
-from sparsekit.errors import KernelError, LayerError
+from sparsekit.errors import FormatError, KernelError, LayerError
 from sparsekit.formats import Format, format_named
 from sparsekit.formats.base import FLOATING
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.binding import bound, select, version
 from sparsekit.mask import Mask, read_mask
-from sparsekit.nn.choice import by_measurement, by_rule
+from sparsekit.nn.choice import by_measurement, by_rule, cannot_train
 from sparsekit.nn.packed import PREFIX, PackedLayer, sparsity_of
 from sparsekit.ops import REMEMBERED, call_linear, check_bias, check_operands, kernel_names
 from sparsekit.patterns import Unstructured
@@ -41,7 +41,8 @@ class SparseLinear(PackedLayer):
 
     It takes what :class:`torch.nn.Linear` takes: any leading dimensions, an empty batch, any strides. The product is
     computed in the weight's dtype. Under autocast an input of another floating dtype is cast to that dtype, and the
-    output has it; elsewhere another dtype is an error. Input and bias get gradients, the packed weight none.
+    output has it; elsewhere another dtype is an error. Input and bias get gradients, and in a trainable layer so do the
+    kept weights: ``packed_values`` is a parameter that any optimizer can change, and the mask stays as it is.
 
     Args:
         packed: the weight ``(out, in)``.
@@ -50,6 +51,8 @@ class SparseLinear(PackedLayer):
             training and under torch.compile and torch.export sparsekit's own are used.
         kernel_by_batch: kernel name by batch size (the product of the leading dimensions), as a plan chose them; other
             batch sizes take the first kernel that does not refuse.
+        trainable: whether the stored values are parameters. What the format stores is what is trained: the dense format
+            stores every weight, zeros included. A change through ``.data``, which torch does not count, may go unseen.
 
     Raises:
         InputError: the bias does not fit the weight.
@@ -61,8 +64,9 @@ class SparseLinear(PackedLayer):
         bias: Tensor | None = None,
         kernels: Sequence[Kernel] | None = None,
         kernel_by_batch: Mapping[int, str] | None = None,
+        trainable: bool = False,
     ) -> None:
-        super().__init__(packed, bias, kernel_by_batch)
+        super().__init__(packed, bias, kernel_by_batch, trainable)
         self.in_features, self.out_features = packed.columns, packed.rows
         self.kernels = None if kernels is None else tuple(kernels)
         if bias is not None:
@@ -75,9 +79,10 @@ class SparseLinear(PackedLayer):
         bias: Tensor | None = None,
         kernels: Sequence[Kernel] | None = None,
         kernel_by_batch: Mapping[int, str] | None = None,
+        trainable: bool = False,
     ) -> Self:
         """Make a layer of a packed weight; see the class."""
-        return cls(packed, bias, kernels, kernel_by_batch)
+        return cls(packed, bias, kernels, kernel_by_batch, trainable)
 
     @classmethod
     def from_dense(
@@ -86,6 +91,7 @@ class SparseLinear(PackedLayer):
         mask: Mask | Tensor | None = None,
         format: type[Format] | str | None = None,
         example: Tensor | None = None,
+        trainable: bool = False,
     ) -> Self:
         """Pack the weight of ``linear``, which stays as it is.
 
@@ -94,12 +100,16 @@ class SparseLinear(PackedLayer):
             mask: which weights stay; a bool tensor is an unstructured mask; None = read the zeros of the weight.
             format: a format or its name; None = choose by ``example``, or else by rule (see
                 :func:`sparsekit.nn.choice.by_rule`).
-            example: an input ``(..., in)`` of the size that counts; every format that stores the mask is timed on it.
+            example: an input ``(..., in)`` of the size that counts; every format that stores the mask is timed on it,
+                the product alone and not its gradients.
+            trainable: whether the kept weights are parameters, ``packed_values``; the mask is then fixed, and a format
+                that cannot tell a kept zero from a removed weight is none to choose. With Block masks every gradient
+                costs what the kept weights cost; in the other formats the gradients are dense products.
 
         Raises:
             LayerError: the layer is no Linear, has no data (meta, lazy), or its weight is no floating tensor.
             MaskError: the mask does not belong to the weight.
-            FormatError: the format is unknown or cannot store the mask.
+            FormatError: the format is unknown, or cannot store the mask, or cannot train it.
             InputError: the example does not fit the layer.
         """
         weight = _weight_of(linear)
@@ -112,12 +122,16 @@ class SparseLinear(PackedLayer):
         if format is None and example is not None:
             check_operands(example, bias, weight, (linear.out_features, linear.in_features), "example")
             batch = math.prod(example.shape[:-1])
-            packed, kernel = by_measurement(weight, mask, bias, example.detach().reshape(batch, linear.in_features))
+            x = example.detach().reshape(batch, linear.in_features)
+            packed, kernel = by_measurement(weight, mask, bias, x, trainable)
             kernels = {batch: kernel.name}
         else:
-            family = by_rule(mask) if format is None else format_named(format) if isinstance(format, str) else format
+            chosen = by_rule(mask, trainable) if format is None else format
+            family = format_named(chosen) if isinstance(chosen, str) else chosen
             packed, kernels = family.pack(weight, mask), {}
-        layer = cls(packed, bias, kernel_by_batch=kernels).train(linear.training)
+        if trainable and (reason := cannot_train(packed, mask)):
+            raise FormatError(f"{packed.name}: cannot train {mask}: {reason}")
+        layer = cls(packed, bias, kernel_by_batch=kernels, trainable=trainable).train(linear.training)
         if layer.bias is not None:
             layer.bias.requires_grad_(linear.bias.requires_grad)
         return layer
@@ -130,10 +144,13 @@ class SparseLinear(PackedLayer):
             KernelError: no kernel runs the problem.
         """
         x, bias = input, self.bias
-        if torch.compiler.is_compiling() or not _is_plain(x) or _needs_gradient(x, bias):
+        try:
+            values: Tensor = self._buffers[PREFIX + "values"]  # type: ignore[assignment]
+        except KeyError:  # a trainable layer
+            values = self._parameters[PREFIX + "values"]  # type: ignore[assignment]
+        if torch.compiler.is_compiling() or not _is_plain(x) or _needs_gradient(x, bias, values):
             return self._through_operator(x, bias)
         ready = self._ready
-        values: Tensor = self._buffers[PREFIX + "values"]  # type: ignore[assignment]
         if (
             ready is None
             or ready.values is not values
@@ -158,6 +175,15 @@ class SparseLinear(PackedLayer):
         if flat:
             return multiply(x, bias)
         return multiply(x.reshape(batch, shape[-1]), bias).reshape(*shape[:-1], self.out_features)
+
+    def to_dense(self) -> nn.Linear:
+        """Return a dense layer of the same weight, bias and mode; the removed weights are zeros in it."""
+        # on meta: nothing is drawn at random only to be written over
+        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        dense.weight = nn.Parameter(self.weight)
+        if self.bias is not None:
+            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return dense.train(self.training)
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
@@ -199,6 +225,7 @@ class SparseLinear(PackedLayer):
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         if not packed.values.is_meta:
             text += f", sparsity={sparsity_of(packed.tensors().values(), packed.rows * packed.columns):.4f}"
+        text += ", trainable=True" if self.trainable else ""
         planned = [f"{name} at batch {batch}" for batch, name in self.kernel_by_batch.items()]
         return f"{text}, format={packed.name}, kernel={', '.join(planned) or self._usual_kernel(packed)}"
 
@@ -214,8 +241,10 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
 
 
-def _needs_gradient(x: Tensor, bias: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+def _needs_gradient(x: Tensor, bias: Tensor | None, values: Tensor) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad) or values.requires_grad
+    )
 
 
 def _weight_of(linear: nn.Linear) -> Tensor:

@@ -19,37 +19,55 @@ PREFIX = "packed_"
 class PackedLayer(nn.Module):
     """A layer whose weight is stored in a format.
 
-    The format's tensors are buffers called ``packed_<field>``; its integers are part of the extra state.
+    The format's tensors are buffers called ``packed_<field>``; its integers are part of the extra state. In a trainable
+    layer the floating ones are parameters of the same names: an optimizer changes what is stored, and never where.
 
     Args:
         packed: the weight.
         bias: ``(rows,)`` of the weight's dtype and device, or None.
         kernel_by_batch: kernel name by batch size, as a plan chose them; other batch sizes take the first kernel
             that does not refuse.
+        trainable: whether the stored values are parameters.
     """
 
     bias: nn.Parameter | None
 
-    def __init__(self, packed: Format, bias: Tensor | None, kernel_by_batch: Mapping[int, str] | None) -> None:
+    def __init__(
+        self,
+        packed: Format,
+        bias: Tensor | None,
+        kernel_by_batch: Mapping[int, str] | None,
+        trainable: bool = False,
+    ) -> None:
         super().__init__()
         self.layer_name = ""
         self.kernel_by_batch = dict(kernel_by_batch or {})
         self._ready: Any = None
         self._set_format(packed)
         for name, tensor in packed.tensors().items():
-            self.register_buffer(PREFIX + name, _ordinary(tensor))
+            if trainable and tensor.is_floating_point():
+                self.register_parameter(PREFIX + name, nn.Parameter(_ordinary(tensor)))
+            else:
+                self.register_buffer(PREFIX + name, _ordinary(tensor))
         self.bias = bias if bias is None or isinstance(bias, nn.Parameter) else nn.Parameter(_ordinary(bias))
 
     @property
     def packed(self) -> Format:
-        """The weight in its format, made of this layer's buffers."""
-        parts = {name: self._buffers[PREFIX + name] for name in self.format.tensor_names()}
+        """The weight in its format, made of this layer's buffers and parameters."""
+        held = {**self._buffers, **self._parameters}
+        parts = {name: held[PREFIX + name] for name in self.format.tensor_names()}
         return self.format.from_parts({n: t for n, t in parts.items() if t is not None}, self._integers())
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, unpacked anew at each access; writing to it changes nothing."""
-        return self.packed.unpack()
+        """The dense weight, unpacked anew at each access and without a gradient; writing to it changes nothing."""
+        with torch.no_grad():
+            return self.packed.unpack()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the stored values are parameters."""
+        return PREFIX + "values" in self._parameters
 
     @property
     def label(self) -> str:
@@ -103,7 +121,10 @@ class PackedLayer(nn.Module):
         self._ready = None
 
     def _make_room(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Give the buffers the shapes that ``state_dict`` brings: another mask has another number of values."""
+        """Give the buffers the shapes that ``state_dict`` brings: another mask has another number of values.
+
+        A parameter whose shape changes becomes another one, which an optimizer has to be told.
+        """
         extra = state_dict.get(prefix + "_extra_state", self.get_extra_state())
         family = format_named(extra["format"])
         keys = {name: prefix + PREFIX + name for name in family.tensor_names()}
@@ -114,13 +135,20 @@ class PackedLayer(nn.Module):
             raise FormatError(f"expected a weight of {self._integer_values[:2]}, got {incoming}")
         if not incoming.values.is_meta:
             incoming.validate()
-        values = self.packed.values
+        values, trainable = self.packed.values, self.trainable
+        before = {name: self._parameters.pop(name, None) for name in self._part_names}
         for name in self._part_names:
-            del self._buffers[name]
+            self._buffers.pop(name, None)
         self._set_format(incoming)
         for name, tensor in incoming.tensors().items():
-            dtype = values.dtype if tensor.is_floating_point() else tensor.dtype
-            self.register_buffer(PREFIX + name, torch.empty_like(tensor, dtype=dtype, device=values.device))
+            dtype, old = values.dtype if tensor.is_floating_point() else tensor.dtype, before.get(PREFIX + name)
+            room = torch.empty_like(tensor, dtype=dtype, device=values.device, requires_grad=False)
+            if old is not None and old.shape == room.shape:
+                self.register_parameter(PREFIX + name, old)
+            elif trainable and room.is_floating_point():
+                self.register_parameter(PREFIX + name, nn.Parameter(room, values.requires_grad))
+            else:
+                self.register_buffer(PREFIX + name, room)
 
     def __getstate__(self) -> dict[str, Any]:
         buffers = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
