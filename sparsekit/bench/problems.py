@@ -57,4 +57,9 @@ QUICK_PROBLEMS = (
     LinearProblem(128, 1024, 4096, Block(16, 16), {0.9: 7.5}, (1,)),
     LinearProblem(1, 4096, 4096, Unstructured(), {0.9: 5.0}, (1,)),
 )
+TRAINING_PROBLEMS = tuple(
+    LinearProblem(512, 2048, 2048, Block(*sides), {0.5: None, 0.8: 1.0, 0.9: floor, 0.95: 1.0})
+    for sides, floor in (((16, 16), 4.0), ((32, 32), 1.0), ((16, 1), 1.0))
+)
+QUICK_TRAINING_PROBLEMS = (LinearProblem(512, 2048, 2048, Block(16, 16), {0.8: 1.0, 0.9: 4.0}, (1,)),)
 MODEL_CASES = (ModelCase(0.9, 2.2), ModelCase(0.2, 0.97), ModelCase(0.0, 0.97))

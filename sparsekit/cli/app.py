@@ -152,22 +152,26 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
 
 @app.command()
 @click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole model.")
+@click.option("--training", is_flag=True, help="Forward and backward of layers in training instead.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and CSV.")
 @as_json
-def bench(quick: bool, output: Path | None, as_json: bool) -> None:
+def bench(quick: bool, training: bool, output: Path | None, as_json: bool) -> None:
     """Check, then time every kernel against the fastest dense way on this machine."""
-    from sparsekit.bench import MODEL_CASES, PROBLEMS, QUICK_PROBLEMS, Results, run_linear, run_models, title
+    from sparsekit import bench
 
     with Console(stderr=True).status("starting") as status:
-        rows = list(run_linear(QUICK_PROBLEMS if quick else PROBLEMS, status.update))
-        if not quick:
-            rows += run_models(MODEL_CASES, status.update)
-    results = Results(tuple(rows))
+        if training:
+            problems = bench.QUICK_TRAINING_PROBLEMS if quick else bench.TRAINING_PROBLEMS
+            rows = list(bench.run_training(problems, status.update))
+        else:
+            rows = list(bench.run_linear(bench.QUICK_PROBLEMS if quick else bench.PROBLEMS, status.update))
+            rows += [] if quick else bench.run_models(bench.MODEL_CASES, status.update)
+    results = bench.Results(tuple(rows))
     if as_json:
         print_json(results.as_json())
     else:
         console = Console()
-        console.print(f"{title()}; speedup: over the fastest dense way, prepacked ones included", highlight=False)
+        console.print(f"{bench.title()}; speedup: over the fastest dense way, prepacked ones included", highlight=False)
         for table in results.tables():
             console.print(table)
     if output:
