@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import sparsekit.kernels
 from sparsekit.formats import FORMATS, BlockCSR, positions, stored_weights
-from sparsekit.kernels import Problem
+from sparsekit.kernels import REFERENCE_GRADIENT_KERNELS, Problem
 from sparsekit.kernels.binding import bound
 from sparsekit.kernels.native import NATIVE_GRADIENT_KERNELS, describe
 from sparsekit.mask import Mask
@@ -127,6 +127,13 @@ def test_padding_gets_no_gradient_even_from_infinity(isa):
     places = positions(packed)["values"]
     assert bool(values[places >= 0].isnan().all())
     assert not torch.count_nonzero(values[places < 0])
+
+
+def test_padding_gets_no_gradient_from_the_reference():
+    packed = pack((21, 19), (16, 16), 0.0)
+    grad, x = torch.ones(5, 21), torch.ones(5, 19)
+    values = REFERENCE_GRADIENT_KERNELS[-1].bind(packed, {}).of_part(grad, x, "values")
+    assert torch.equal(values, torch.where(positions(packed)["values"] < 0, 0.0, 5.0))
 
 
 @every_isa
