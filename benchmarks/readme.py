@@ -1,7 +1,8 @@
 """Write the measured tables into README.md: ``python benchmarks/readme.py``.
 
 The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it, the first of the files that
-``sparsekit bench --output`` writes, and ``methods/minilm.json`` of ``methods/minilm.py``. Nothing in them is typed.
+``sparsekit bench --output`` writes, ``training/`` as ``sparsekit bench --training --output`` writes it, and
+``methods/minilm.json`` of ``methods/minilm.py``. Nothing in them is typed.
 """
 
 import json
@@ -56,6 +57,20 @@ def kernel_table() -> str:
     )
 
 
+def training_table() -> str:
+    path = next(iter(sorted((RESULTS / "training").glob("*.json"))))
+    report = json.loads(path.read_text())
+    columns = sorted({row["sparsity"] for row in report["rows"]})
+    lines = ["| forward and backward, fp32 | threads | dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
+    lines.append("|---|--:|--:|" + "--:|" * len(columns))
+    for case, threads in dict.fromkeys((row["case"], row["threads"]) for row in report["rows"]):
+        found = [row for row in report["rows"] if (row["case"], row["threads"]) == (case, threads)]
+        cells = [fastest([row for row in found if row["sparsity"] == s]) for s in columns]
+        name, dense = case.removeprefix("training step, "), found[0]["dense_seconds"] * 1e3
+        lines.append(f"| {name} | {threads} | {dense:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Measured on {machine(report)}."])
+
+
 def methods_table() -> str:
     """The rows of ``SHOWN``, and where the others are."""
     path = RESULTS / "methods" / "minilm.json"
@@ -85,7 +100,9 @@ def machine(report: dict) -> str:
 
 def written(text: str) -> str:
     """``text`` with each table between its two marks made anew."""
-    for name, table in (("demo", demo_table()), ("kernels", kernel_table()), ("methods", methods_table())):
+    tables = {"demo": demo_table, "kernels": kernel_table, "training": training_table, "methods": methods_table}
+    for name, make in tables.items():
+        table = make()
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text, count = re.subn(marks, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
         assert count == 1, f"expected one pair of marks {name} in {README.name}, found {count}"
