@@ -121,6 +121,21 @@ def test_l0_projection_of_units_against_every_choice(pattern):
     assert float((target - theta).square().sum()) == pytest.approx(best, rel=1e-12)
 
 
+@pytest.mark.parametrize("projection", ["l0 penalty", "l1 penalty"])
+def test_theta_minimises_the_penalty_and_the_distance(projection):
+    target = torch.randn(2, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    _, run, _ = quadratic(sk.LearningCompression(projection, mu=0.5, alpha=0.2), target)
+    grid = torch.cat([torch.linspace(-3, 3, 6001, dtype=torch.float64), torch.zeros(1), target.flatten()])
+
+    def cost(theta, near):
+        price = (theta != 0).double() if projection == "l0 penalty" else theta.abs()
+        return 0.2 * price + 0.25 * (theta - near).square()
+
+    found = cost(run._state.sites[0].tensors["theta"].flatten(), target.flatten())
+    best = cost(grid[:, None], target.flatten()[None]).min(dim=0).values
+    assert (found <= best + 1e-12).all()
+
+
 def test_the_learning_step_has_a_closed_form():
     """Between two projections, gradient descent ends at ``(target + mu * theta + multiplier) / (1 + mu)``."""
     target = torch.randn(3, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

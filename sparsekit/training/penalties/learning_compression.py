@@ -43,7 +43,8 @@ class LearningCompression(PenaltyMethod):
             ``"l1 penalty"``, what minimises ``alpha`` times the count or the sum of ``|theta|`` plus
             ``mu / 2 * |w - multiplier / mu - theta|^2``; or ``"l1 ball"``, the nearest whose sum of ``|theta|`` is
             within the radius. All but the first find a sparsity themselves where none is given, and are for
-            ``Unstructured()``.
+            ``Unstructured()``. By default the first looks for the nearest in all layers together, of which each keeps
+            a hundredth.
         mu: at the start.
         growth: factor of ``mu`` at each projection.
         every: steps between two projections; None = a tenth of the run. The paper makes forty projections, 20 epochs
@@ -66,7 +67,7 @@ class LearningCompression(PenaltyMethod):
     every: int | None = None
     alpha: float | None = None
     radius: float = 0.5
-    default_allocation: ClassVar[Allocation] = Global()
+    default_allocation: ClassVar[Allocation] = Global(minimum=0.01)
 
     def __post_init__(self) -> None:
         check_positive(mu=self.mu, alpha=self.price, radius=self.radius)
