@@ -8,6 +8,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -89,6 +90,13 @@ def usual(kind: type[TrainingMethod], pattern: sk.patterns.Pattern | None = None
     return {"pattern": chosen, "sparsity": None if chosen.fixes_sparsity else SPARSITY}
 
 
+def able(method: TrainingMethod, model: nn.Module, pattern: sk.patterns.Pattern) -> list[str]:
+    """Return the layers of ``model`` whose weights the pattern and the method take."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    return [name for name, shape in shapes.items() if not (pattern.refuses(shape) or method.refuses(pattern, shape))]
+
+
 def start(
     method: TrainingMethod,
     model: nn.Module | None = None,
@@ -97,14 +105,21 @@ def start(
     loaded: dict[str, Any] | None = None,
     **options: Any,
 ) -> Training:
-    """Attach ``method`` to ``model``, or to a new network; ``loaded`` is what model and optimizer load before that."""
+    """Attach ``method`` to ``model``, or to a new network; ``loaded`` is what model and optimizer load before that.
+
+    Only layers that the pattern takes are pruned; a test is skipped where there is none.
+    """
     model = network(dtype) if model is None else model
     stepping = OPTIMIZERS[optimizer](model.parameters())
     if loaded is not None:
         model.load_state_dict(loaded["model"])
         stepping.load_state_dict(loaded["optimizer"])
-    data = {"batches": [batch(index, dtype=dtype)[0] for index in range(2)], "loss_fn": loss_fn, "steps": STEPS}
     wanted = usual(type(method), options.pop("pattern", None))
+    inner = getattr(model, "_orig_mod", model)
+    wanted["layers"] = able(method, inner, wanted["pattern"])
+    if not wanted["layers"]:
+        pytest.skip(f"{method} takes no layer of this model")
+    data = {"batches": [batch(index, dtype=dtype)[0] for index in range(2)], "loss_fn": loss_fn, "steps": STEPS}
     return Training(model, stepping, sk.attach(model, stepping, method, **{**data, **wanted, **options}))
 
 

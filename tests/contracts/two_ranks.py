@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS, TrainingMethod
-from tests.contracts.trainings import usual
+from tests.contracts.trainings import able, usual
 
 STEPS, BEYOND, SAVED = 6, 7, 3
 
@@ -47,7 +47,9 @@ class Part:
         if loaded is not None:
             model.load_state_dict(loaded["model"])
             self.optimizer.load_state_dict(loaded["optimizer"])
-        self.run = sk.attach(model, self.optimizer, kind(), steps=STEPS, **usual(kind))
+        wanted = usual(kind)
+        layers = able(kind(), getattr(model, "module", model), wanted["pattern"])
+        self.run = sk.attach(model, self.optimizer, kind(), steps=STEPS, layers=layers, **wanted)
         if loaded is not None:
             self.run.load_state_dict(loaded["run"])
 

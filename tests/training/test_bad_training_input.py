@@ -1,6 +1,7 @@
 """What attach and a run refuse: one clear error each, before anything has changed."""
 
 import copy
+import dataclasses
 import gc
 import re
 import warnings
@@ -11,7 +12,9 @@ from torch import nn
 
 import sparsekit as sk
 from sparsekit.training import TRAINING_METHODS, History
+from tests.contracts.trainings import start
 
+RANKING = [kind for kind in TRAINING_METHODS if "criterion" in {field.name for field in dataclasses.fields(kind)}]
 PENALTIES = [kind for kind in TRAINING_METHODS if kind().has_penalty]
 INPUTS = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
@@ -31,12 +34,12 @@ def attach(model=None, optimizer=None, method=None, pattern=None, sparsity=0.5, 
     return sk.attach(model, optimizer, method or sk.GradualPruning(), pattern, sparsity, steps, **options)
 
 
-def train(run, steps, spoiled=-1, penalised=True):
-    """Train the model of a run; the loss of the step ``spoiled`` is NaN."""
+def train(run, steps, penalised=True):
+    """Train the model of a run."""
     state = run._state
-    for index in range(steps):
+    for _ in range(steps):
         state.optimizer.zero_grad()
-        loss = loss_fn(state.model, INPUTS) * (float("nan") if index == spoiled else 1.0)
+        loss = loss_fn(state.model, INPUTS)
         (loss + run.penalty() if penalised else loss).backward()
         state.optimizer.step()
 
@@ -82,10 +85,6 @@ CASES = {
     "got <class 'sparsekit.training.masking.gradual.GradualPruning'>; write GradualPruning(...)": {
         "method": sk.GradualPruning
     },
-    "criterion: expected a Criterion, got <class 'sparsekit.pruning.criteria.magnitude.Magnitude'>; write Magnitude(": {
-        "method": sk.GradualPruning(criterion=sk.Magnitude)
-    },
-    "criterion: expected a Criterion, got 'magnitude'": {"method": sk.GradualPruning(criterion="magnitude")},
     "batches: Wanda() needs batches of what the model takes, got None": {
         "method": sk.GradualPruning(criterion=sk.Wanda())
     },
@@ -123,6 +122,13 @@ def test_attach_refuses(message):
         for layer in (model, *model.modules()):
             assert not layer._forward_hooks
             assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("criterion", "hint"), [(sk.Magnitude, "; write Magnitude"), ("magnitude", ""), (None, "")])
+@pytest.mark.parametrize("kind", RANKING)
+def test_a_criterion_that_is_none(kind, criterion, hint):
+    with pytest.raises(sk.PruningError, match=f"criterion: expected a Criterion.*, got .*{hint}"):
+        attach(method=kind(criterion=criterion))
 
 
 @pytest.mark.parametrize(
@@ -209,20 +215,21 @@ def test_resuming_a_finished_run():
 
 @pytest.mark.parametrize("kind", TRAINING_METHODS)
 def test_a_nan_loss_stops_the_pruning(kind):
-    pattern = None if kind.default_pattern.fixes_sparsity else sk.Unstructured()
-    run = attach(method=kind(), pattern=pattern, sparsity=None if pattern is None else 0.5, steps=20)
-    train(run, 12)
+    training = start(kind()).go(0, 12)
+    run = training.run
+    with torch.no_grad():
+        training.model[2].bias[0] = float("nan")
     with pytest.warns(sk.SparsekitWarning, match=r"step 12: expected finite gradients, got NaN or infinite ones"):
-        train(run, 1, spoiled=0)
+        training.go(12, 13)
     assert run.stopped == "step 12: expected finite gradients, got NaN or infinite ones"
     masks = run.masks
     assert float(run.penalty()) == 0.0
-    train(run, 2)
+    training.go(13, 15)
     assert all(torch.equal(mask.keep, run.masks[name].keep) for name, mask in masks.items())
     finished = run.finish()
     assert all(torch.equal(mask.keep, finished[name].keep) for name, mask in masks.items())
     for name, mask in finished.items():
-        assert not run._state.model.get_parameter(name)[~mask.keep].any()
+        assert not training.model.get_parameter(name)[~mask.keep].any()
     assert run.stopped
 
 
