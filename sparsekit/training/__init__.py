@@ -2,6 +2,7 @@
 
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
+from sparsekit.training.distillation import Distillation
 from sparsekit.training.gates import (
     SRSTE,
     AutoPrune,
@@ -11,10 +12,13 @@ from sparsekit.training.gates import (
     L0HardConcrete,
     MovementPruning,
     ShiftAttention,
+    Supermask,
     TrainedGates,
+    TransposableTraining,
 )
 from sparsekit.training.growth import DSR, SET, SNFS, DynamicSparseTraining, RigL
 from sparsekit.training.history import History
+from sparsekit.training.iterate import Round, iterate
 from sparsekit.training.masking import ASP, GradualPruning, SoftFilterPruning
 from sparsekit.training.penalties import (
     GSM,
@@ -27,6 +31,7 @@ from sparsekit.training.penalties import (
     SoftWeightSharing,
     WeightElimination,
 )
+from sparsekit.training.rounds import IterativePruning, LearningRateRewinding, LotteryTicket, RoundMethod
 from sparsekit.training.run import Run
 from sparsekit.training.site import Site
 from sparsekit.training.state import State
@@ -55,6 +60,12 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     WeightElimination,
     SoftWeightSharing,
     ChauvinPenalty,
+    IterativePruning,
+    LearningRateRewinding,
+    LotteryTicket,
+    Supermask,
+    TransposableTraining,
+    Distillation,
 )
 
 __all__ = [
@@ -69,17 +80,23 @@ __all__ = [
     "AutoPrune",
     "ChauvinPenalty",
     "ContinuousSparsification",
+    "Distillation",
     "DynamicNetworkSurgery",
     "DynamicSparseTraining",
     "GatedMethod",
     "GradualPruning",
     "History",
+    "IterativePruning",
     "L0HardConcrete",
     "LearningCompression",
+    "LearningRateRewinding",
+    "LotteryTicket",
     "MovementPruning",
     "PartialL2",
     "PenaltyMethod",
     "RigL",
+    "Round",
+    "RoundMethod",
     "Run",
     "SelectiveWeightDecay",
     "ShiftAttention",
@@ -87,8 +104,11 @@ __all__ = [
     "SoftFilterPruning",
     "SoftWeightSharing",
     "State",
+    "Supermask",
     "TrainedGates",
     "TrainingMethod",
+    "TransposableTraining",
     "WeightElimination",
     "attach",
+    "iterate",
 ]

@@ -70,6 +70,37 @@ def attach(  # noqa: PLR0913 - the one call of the package
         LayerError: no layer matches, a name is unknown, or a weight cannot be pruned.
         CalibrationError: batches or a loss function are needed and missing.
     """
+    found = begin(
+        model,
+        optimizer,
+        method,
+        pattern=pattern,
+        sparsity=sparsity,
+        steps=steps,
+        allocation=allocation,
+        layers=layers,
+        batches=batches,
+        loss_fn=loss_fn,
+        seed=seed,
+    )
+    return Run(method, found)
+
+
+def begin(  # noqa: PLR0913 - what the calls of the package take
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: TrainingMethod,
+    *,
+    pattern: Pattern | None,
+    sparsity: float | None,
+    steps: int | None,
+    allocation: Allocation | None,
+    layers: Choice,
+    batches: Iterable[Any] | None,
+    loss_fn: LossFunction | None,
+    seed: int,
+) -> State:
+    """Check what :func:`attach` was given, and return what a run starts from; nothing has changed yet."""
     _check_kinds(model, optimizer, method, steps)
     inner = unwrapped(model)
     chosen = method.default_pattern if pattern is None else pattern
@@ -84,7 +115,7 @@ def attach(  # noqa: PLR0913 - the one call of the package
     assert steps is not None
     sites = tuple(_site(target, chosen) for target in targets)
     generator = torch.Generator().manual_seed(seed)
-    return Run(method, State(inner, optimizer, sites, chosen, budget, steps, sharing, data, loss_fn, generator))
+    return State(inner, optimizer, sites, chosen, budget, steps, sharing, data, loss_fn, generator)
 
 
 def _data(

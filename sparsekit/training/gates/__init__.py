@@ -8,7 +8,9 @@ from sparsekit.training.gates.l0_hard_concrete import L0HardConcrete
 from sparsekit.training.gates.movement_pruning import MovementPruning
 from sparsekit.training.gates.shift_attention import ShiftAttention
 from sparsekit.training.gates.sr_ste import SRSTE
+from sparsekit.training.gates.supermask import Supermask
 from sparsekit.training.gates.trained_gates import TrainedGates
+from sparsekit.training.gates.transposable_training import TransposableTraining
 from sparsekit.training.gates.unit_gates import UnitGates
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "L0HardConcrete",
     "MovementPruning",
     "ShiftAttention",
+    "Supermask",
     "TrainedGates",
+    "TransposableTraining",
     "UnitGates",
 ]
