@@ -36,3 +36,10 @@ class PenaltyMethod(TrainingMethod):
             site: the layer's weight and what is remembered of it.
             weight: its value ``(out, in, ...)``, part of the graph.
         """
+
+
+def learning_rate(state: State, site: Site) -> float | None:
+    """Return what the optimizer steps ``site`` with now; None where it has no such number."""
+    groups = state.optimizer.param_groups
+    group = next(group for group in groups if any(one is site.weight for one in group["params"]))
+    return float(group["lr"]) if "lr" in group else None
