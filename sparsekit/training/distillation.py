@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -14,8 +14,10 @@ from sparsekit.batches import expect_module
 from sparsekit.errors import PruningError, SparsekitWarning
 from sparsekit.patterns import Pattern
 from sparsekit.pruning.allocations import Allocation
+from sparsekit.pruning.criteria import Criterion
 from sparsekit.training.base import TrainingMethod
 from sparsekit.training.classroom import Classroom, Hidden, Lesson, chosen_modules
+from sparsekit.training.copying import frozen_copy
 from sparsekit.training.lessons import Embed, embedding_loss, hidden_loss, logit_loss
 from sparsekit.training.masking import GradualPruning
 from sparsekit.training.rounds.weights import held
@@ -26,6 +28,16 @@ SUBJECTS = ("logits", "embedding", "hidden")
 ROOM = "classroom"
 TEACHER = "teacher."
 UNSEEN = "warned_of_no_batch"
+
+
+class _Inside:
+    """What the method inside says of itself; of the class, what the usual method inside does."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Distillation | None, owner: type) -> Any:
+        return getattr(GradualPruning if instance is None else instance.method, self.name)
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ class Distillation(TrainingMethod):
 
     Args:
         method: what prunes.
-        teacher: any module that takes the same inputs; None = a copy of the model as it is when it is attached.
+        teacher: any module that takes the same inputs; None = a copy of the model as it is when it is attached, which
+            each rank has whole.
         of: what is compared; several of them are added up.
         temperature: T of the logits.
         weight: what the sum is multiplied by.
@@ -66,6 +79,11 @@ class Distillation(TrainingMethod):
     weight: float = 1.0
     embed: Embed | None = field(default=None, repr=False, compare=False)
     hidden: Hidden = field(default=None, repr=False, compare=False)
+    has_penalty: ClassVar[bool] = True
+    default_pattern: ClassVar[Pattern] = _Inside()  # type: ignore[assignment]
+    default_allocation: ClassVar[Allocation] = _Inside()  # type: ignore[assignment]
+    learns_sparsity: ClassVar[bool] = _Inside()  # type: ignore[assignment]
+    redistributes: ClassVar[bool] = _Inside()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         check_positive(temperature=self.temperature, weight=self.weight)
@@ -83,25 +101,9 @@ class Distillation(TrainingMethod):
         """What is compared."""
         return (self.of,) if isinstance(self.of, str) else tuple(self.of)
 
-    @property
-    def default_pattern(self) -> Pattern:  # type: ignore[override]  # that of the method inside
-        """The pattern of the method inside."""
-        return self.method.default_pattern
-
-    @property
-    def default_allocation(self) -> Allocation:  # type: ignore[override]
-        """The allocation of the method inside."""
-        return self.method.default_allocation
-
-    @property
-    def learns_sparsity(self) -> bool:  # type: ignore[override]
-        """Whether the method inside does."""
-        return self.method.learns_sparsity
-
-    @property
-    def has_penalty(self) -> bool:  # type: ignore[override]
-        """True: it works through its penalty."""
-        return True
+    def criteria(self) -> list[Criterion]:
+        """Return those of the method inside."""
+        return self.method.criteria()
 
     def refuses(self, pattern: Pattern, shape: tuple[int, ...]) -> str | None:
         """Say what the method inside says."""
@@ -130,7 +132,6 @@ class Distillation(TrainingMethod):
         if not lessons:
             return own
         loss = sum((self.loss(lesson) for lesson in lessons[1:]), self.loss(lessons[0])) * (self.weight / len(lessons))
-        state.note("distillation", float(loss.detach()))
         return loss if own is None else loss + own
 
     def loss(self, lesson: Lesson) -> Tensor:
@@ -197,19 +198,3 @@ class Distillation(TrainingMethod):
     def _room(self, state: State) -> Classroom:
         found: Classroom = state.guests[ROOM]
         return found
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` that does not learn.
-
-    Raises:
-        PruningError: it cannot be copied.
-    """
-    try:
-        made = copy.deepcopy(model)
-    except Exception as error:
-        raise PruningError(f"teacher: expected a model that can be copied, or a teacher, got {error}") from error
-    for parameter in made.parameters():
-        parameter.grad = None
-        parameter.requires_grad_(False)
-    return made.eval()

@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import sparsekit as sk
+from sparsekit.training.copying import frozen_copy
 
 
 def network():
@@ -91,6 +94,28 @@ def test_a_copied_teacher_comes_back_with_the_run():
         net(data(4))
         losses.append(its_run.penalty().item())
     assert losses[0] == losses[1] > 0
+
+
+def test_a_sharded_model_is_copied_whole():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model, twin = network(), network().eval()
+        mesh = init_device_mesh("cpu", (1,))
+        for module in (model[4], model):
+            fully_shard(module, mesh=mesh)
+        teacher = frozen_copy(model)
+        assert type(teacher) is nn.Sequential
+        assert type(teacher[4]) is nn.Linear
+        assert torch.equal(teacher(data()), twin(data()))
+        assert hooks_of(teacher) == 0
+        assert hooks_of(model) > 0
+        assert not any(weight.requires_grad for weight in teacher.parameters())
+        run = sk.attach(model, sgd(model), sk.Distillation(), sparsity=0.5, steps=9)
+        model(data())
+        assert run.penalty() > 0
+        run.finish()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_the_teacher_answers_under_the_same_autocast():
