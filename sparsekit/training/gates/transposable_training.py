@@ -65,13 +65,12 @@ class TransposableTraining(GatedMethod):
 
     def prepare(self, state: State) -> None:
         """Choose the first mask, from the first weights."""
-        state.numbers.update({FROZEN: False, COMING: 0})
+        state.numbers[FROZEN] = False
         super().prepare(state)
 
-    def after_step(self, state: State) -> None:
-        """Take the new weights, renew or freeze the mask where it is time to, and show the model what is kept."""
-        state.numbers[COMING] = state.step + 1
-        super().after_step(state)
+    def anneal(self, state: State, step: int) -> None:
+        """Remember which step is to come: what it runs on depends on it."""
+        state.numbers[COMING] = step
 
     def show(self, state: State) -> None:
         """Renew the mask at the begin of a period, and for the last time where it is frozen."""
