@@ -87,10 +87,9 @@ def test_without_a_sparsity_a_round_removes_a_fifth(method):
 
 def test_a_fifth_per_round_ends_at_the_sparsity_exactly():
     assert sk.LotteryTicket().count(0.5) == 4  # 0.8, 0.64, 0.512, and then less than a fifth
-    model = network()
+    model, counts = network(), set()
     optimizer = sgd(model)
     run = sk.attach(model, optimizer, sk.LotteryTicket(), sparsity=0.5, steps=50)
-    counts = set()
     train(model, optimizer, run, 50, lambda index: counts.add(round(density(run.masks) * 480)))
     assert counts == {480, 384, 308, 246, 240}
 
@@ -277,10 +276,9 @@ def test_a_short_run_has_fewer_rounds():
 
 
 def test_a_fixed_pattern_is_pruned_once():
-    model = network()
+    model, sparsities = network(), []
     optimizer = sgd(model)
     run = sk.attach(model, optimizer, sk.IterativePruning(), pattern=sk.NM(2, 4), steps=21)
-    sparsities = []
     train(model, optimizer, run, 21, lambda index: sparsities.append(run.sparsity))
     assert sparsities == [0.0] * 9 + [0.5] * 12
 
@@ -289,6 +287,8 @@ def test_what_cannot_be_is_refused():
     model = network()
     with pytest.raises(sk.PruningError, match="rounds: expected fewer than the 5 steps"):
         sk.attach(model, sgd(model), sk.IterativePruning(), sparsity=0.5, steps=5)
+    with pytest.raises(sk.PruningError, match="compare within a row only"):
+        sk.attach(model, sgd(model), sk.LotteryTicket(sk.Wanda()), sparsity=0.5, steps=50, batches=[batches(1)[0][0]])
     for make in (
         lambda: sk.IterativePruning(rounds=0),
         lambda: sk.LotteryTicket(rewind=1.0),

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsekit.errors import PruningError
 from sparsekit.patterns import Pattern
 from sparsekit.pruning.criteria import Criterion
-from sparsekit.training.base import TrainingMethod
+from sparsekit.training.base import TrainingMethod, check_ranking
 from sparsekit.training.rounds.rates import put_back, record, replay
 from sparsekit.training.schedules import geometric_sparsity
 from sparsekit.training.state import State
@@ -75,7 +75,8 @@ class RoundMethod(TrainingMethod):
         return min(dense - 1, math.floor(self.rewind * dense + 1e-9))
 
     def check(self, state: State) -> None:
-        """Raise :class:`PruningError` where a phase would have no step."""
+        """Raise :class:`PruningError` where a phase would have no step, or the criterion does not rank."""
+        check_ranking(state, self.criterion)
         if self.rounds is not None and state.steps <= self._prunings(state):
             raise PruningError(f"rounds: expected fewer than the {state.steps} steps of the run, got {self.rounds}")
 
