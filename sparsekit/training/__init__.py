@@ -2,6 +2,7 @@
 
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
+from sparsekit.training.bayesian import BayesianCompression, BayesianMethod, StructuredBayesian, VariationalDropout
 from sparsekit.training.distillation import Distillation
 from sparsekit.training.gates import (
     SRSTE,
@@ -58,6 +59,9 @@ TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     ContinuousSparsification,
     ShiftAttention,
     MovementPruning,
+    VariationalDropout,
+    StructuredBayesian,
+    BayesianCompression,
     SelectiveWeightDecay,
     AutoBalanced,
     GSM,
@@ -90,6 +94,8 @@ __all__ = [
     "VACL",
     "AutoBalanced",
     "AutoPrune",
+    "BayesianCompression",
+    "BayesianMethod",
     "ChauvinPenalty",
     "ContinuousSparsification",
     "Distillation",
@@ -121,10 +127,12 @@ __all__ = [
     "SoftFilterPruning",
     "SoftWeightSharing",
     "State",
+    "StructuredBayesian",
     "Supermask",
     "TrainedGates",
     "TrainingMethod",
     "TransposableTraining",
+    "VariationalDropout",
     "WeightElimination",
     "attach",
     "iterate",
