@@ -153,10 +153,10 @@ class TestDraws:
 
     @pytest.mark.parametrize("prior", ["normal-jeffreys", "horseshoe"])
     def test_weights_have_the_posterior_variance_of_bayesian_compression(self, prior):
-        method = sk.BayesianCompression(prior, log_variance=-2.0)
+        method = sk.BayesianCompression(prior, log_variance=-3.0)
         _, _, _, state = attached(method, layers=["0"])
         site = state.sites[0]
-        mean_w, var_w = site.tensors["latent"], math.exp(-2.0)
+        mean_w, var_w = site.tensors["latent"], math.exp(-3.0)
         if prior == "horseshoe":
             log_mean = 0.5 * sum(site.tensors["gate." + key] for key in ("a", "b", "layer_a", "layer_b"))
             mean_z = torch.exp(log_mean + 0.5 * var_w)  # four factors, a quarter of each variance
@@ -164,9 +164,9 @@ class TestDraws:
         else:
             mean_z, var_z = site.tensors["gate.scale"], var_w
         wanted = mean_z**2 * var_w + var_z * mean_w**2 + var_z * var_w
-        drawn = torch.stack([reshown(method, state) for _ in range(2000)])
+        drawn = torch.stack([reshown(method, state) for _ in range(4000)])
         torch.testing.assert_close(drawn.var(dim=0), wanted, rtol=0.4, atol=0)
-        torch.testing.assert_close(drawn.var(dim=0).mean(), wanted.mean(), rtol=0.08, atol=0)
+        torch.testing.assert_close(drawn.var(dim=0).mean(), wanted.mean(), rtol=0.1, atol=0)
         torch.testing.assert_close(drawn.mean(dim=0), mean_z * mean_w, rtol=0, atol=0.06)
 
     def test_the_end_is_the_mean(self):
