@@ -50,6 +50,8 @@ class TrainingMethod(ABC):  # noqa: B024 - every moment of a run has a default
             usual = setting.default if make is dataclasses.MISSING else make()
             if isinstance(value, Criterion):
                 found.append(value)
+            elif isinstance(value, TrainingMethod):
+                found += value.criteria()
             elif isinstance(usual, Criterion):
                 hint = f"; write {value.__name__}(...)" if isinstance(value, type) else ""
                 raise PruningError(f"{setting.name}: expected a Criterion, got {value!r}{hint}")

@@ -52,7 +52,7 @@ PAIRS = [(kind, pattern) for kind in TRAINING_METHODS for pattern in MADE if abl
 
 def free_pattern(kind):
     """A pattern of the method that leaves the sparsity to the user, or None."""
-    found = [kind.default_pattern, *MADE]
+    found = [kind().default_pattern, *MADE]
     return next((pattern for pattern in found if not pattern.fixes_sparsity and able(kind(), network(), pattern)), None)
 
 
@@ -63,9 +63,9 @@ def counted(kind, masks, pattern, sparsity):
         return all(mask.nnz == kept_count(pattern, shapes[name], None) for name, mask in masks.items())
     grids = {name: layout(pattern, shape) for name, shape in shapes.items()}
     gone = {name: (mask.keep.numel() - mask.nnz) / grids[name][2] for name, mask in masks.items()}
-    if kind.default_allocation.compares_scores:
+    if kind().default_allocation.compares_scores:
         return sum(gone.values()) == removed(sparsity, sum(high * wide for high, wide, _ in grids.values()))
-    shares = kind.default_allocation.sparsities({n: torch.ones(s) for n, s in shapes.items()}, sparsity)
+    shares = kind().default_allocation.sparsities({n: torch.ones(s) for n, s in shapes.items()}, sparsity)
     wanted = {name: removed(shares[name], high * wide) for name, (high, wide, _) in grids.items()}
     return sum(gone.values()) == sum(wanted.values()) if kind().redistributes else gone == wanted
 
@@ -90,7 +90,7 @@ def equal(first, second):
 
 def test_every_method_takes_a_pattern():
     assert {kind for kind, _ in PAIRS} == set(TRAINING_METHODS)
-    assert all(able(kind(), network(), kind.default_pattern) for kind in TRAINING_METHODS)
+    assert all(able(kind(), network(), kind().default_pattern) for kind in TRAINING_METHODS)
     assert {pattern for _, pattern in PAIRS} == set(MADE)
 
 
@@ -114,7 +114,7 @@ def test_masks_are_legal_and_meet_the_target(kind, pattern):
 
 @pytest.mark.parametrize("kind", LEARNING)
 def test_a_sparsity_that_is_learned_is_that_of_the_weights(kind):
-    for pattern in (kind.default_pattern, Filter()):
+    for pattern in (kind().default_pattern, Filter()):
         if pattern.fixes_sparsity or not able(kind(), network(), pattern):
             continue
         training = start(kind(), pattern=pattern, sparsity=None)

@@ -86,7 +86,7 @@ class Training:
 
 def usual(kind: type[TrainingMethod], pattern: sk.patterns.Pattern | None = None) -> dict[str, Any]:
     """The pattern and the sparsity that a method is asked for where nothing else is meant."""
-    chosen = kind.default_pattern if pattern is None else pattern
+    chosen = kind().default_pattern if pattern is None else pattern
     return {"pattern": chosen, "sparsity": None if chosen.fixes_sparsity else SPARSITY}
 
 
