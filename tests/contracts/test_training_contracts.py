@@ -97,10 +97,10 @@ def test_every_method_takes_a_pattern():
 @pytest.mark.parametrize(("kind", "pattern"), PAIRS, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_masks_are_legal_and_meet_the_target(kind, pattern):
     layers = able(kind(), network(), pattern)
-    training = start(kind(), pattern=pattern, steps=8).go(0, 4)
+    training = start(kind(), pattern=pattern, steps=6).go(0, 3)
     for mask in training.run.masks.values():
         assert mask.pattern == pattern or (mask.keep.all() and mask.pattern == Unstructured())
-    masks = training.go(4, 8).run.finish()
+    masks = training.go(3, 6).run.finish()
     assert training.run.stopped is None
     assert list(masks) == [f"{name}.weight" for name in layers]
     assert counted(kind, masks, pattern, SPARSITY)

@@ -40,16 +40,16 @@ def whole(value: Any) -> torch.Tensor:
 class Part:
     """A model, its optimizer and its run, on one rank's part of the data."""
 
-    def __init__(self, kind: type[TrainingMethod], model: nn.Module, rank: int | None = None, loaded: Any = None):
+    def __init__(self, method: TrainingMethod, model: nn.Module, rank: int | None = None, loaded: Any = None):
         self.part = slice(rank, None, None if rank is None else 2)
         self.model = model
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
         if loaded is not None:
             model.load_state_dict(loaded["model"])
             self.optimizer.load_state_dict(loaded["optimizer"])
-        wanted = usual(kind)
-        layers = able(kind(), getattr(model, "module", model), wanted["pattern"])
-        self.run = sk.attach(model, self.optimizer, kind(), steps=STEPS, layers=layers, **wanted)
+        wanted = usual(type(method))
+        layers = able(method, getattr(model, "module", model), wanted["pattern"])
+        self.run = sk.attach(model, self.optimizer, method, steps=STEPS, layers=layers, **wanted)
         if loaded is not None:
             self.run.load_state_dict(loaded["run"])
 
@@ -75,13 +75,13 @@ class Part:
 
 def alone(kind: type[TrainingMethod]) -> dict[str, Any]:
     """One process with the data of both."""
-    part = Part(kind, network())
+    part = Part(kind(), network())
     part.go(0, BEYOND)
     return part.result()
 
 
 def replicated(kind: type[TrainingMethod]) -> dict[str, Any]:
-    part = Part(kind, nn.parallel.DistributedDataParallel(network()), dist.get_rank())
+    part = Part(kind(), nn.parallel.DistributedDataParallel(network()), dist.get_rank())
     part.go(0, BEYOND)
     return part.result()
 
@@ -95,11 +95,13 @@ def shards() -> nn.Module:
 
 
 def sharded(kind: type[TrainingMethod]) -> dict[str, Any]:
-    part = Part(kind, shards(), dist.get_rank())
+    teaching: Any = kind
+    method = teaching(teacher=network()) if hasattr(kind, "teacher") else kind()  # shards cannot be copied into one
+    part = Part(method, shards(), dist.get_rank())
     part.go(0, SAVED)
     saved = part.saved()
     part.go(SAVED, BEYOND)
-    again = Part(kind, shards(), dist.get_rank(), saved)
+    again = Part(method, shards(), dist.get_rank(), saved)
     again.go(SAVED, BEYOND)
     return {**part.result(), "resumed": again.result()}
 

@@ -38,9 +38,9 @@ class ChauvinPenalty(PenaltyMethod):
 
     ``e`` is ``o^2``, ``log(1 + o^2)`` or ``o^2 / (1 + o^2)`` for ``n`` = 0, 1, 2; summed over units, and averaged over
     samples and over the places of a feature map. In the end the units of the least energy go, by a running mean over
-    the steps. For the network as it is, a unit is what a layer puts out, before any activation function;
-    name one to have it applied first. Which layers are hidden is for ``layers=`` to say: the outputs of all that are
-    pruned pay.
+    the steps; of gradients that are accumulated, it sees the last part. For the network as it is, a unit is what a
+    layer puts out, before any activation function; name one to have it applied first. Which layers are hidden is for
+    ``layers=`` to say: the outputs of all that are pruned pay.
 
     It puts forward hooks on the layers, and removes them when the run ends. Passes in eval mode and those without
     gradients are not seen; nor, as a rule, is what runs in a model compiled before.
