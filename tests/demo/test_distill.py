@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from sparsekit.demo.distill import Course, disagreement, distill, learned, shuffled
-from sparsekit.patterns import Block, Unstructured
+from sparsekit.demo.distill import Course, distill, learned, pace_of, shuffled
+from sparsekit.patterns import NM, Block, Unstructured
 
 
 @pytest.fixture
@@ -26,18 +26,25 @@ def test_the_student_ends_with_the_sparsity_of_its_course(encoder, batches, patt
     assert len(told) == 8
 
 
+def disagreement(student, teacher, batch):
+    with torch.no_grad():
+        mine, right = (model(**batch).last_hidden_state for model in (student, teacher))
+    return (mine - right).square().mean()
+
+
 def test_the_student_learns_and_the_teacher_does_not(encoder, batches):
     before = copy.deepcopy(encoder.model.state_dict())
-    course = Course(25, 60.0, 0.0, 0.5)
     student, untaught = copy.deepcopy(encoder.model), copy.deepcopy(encoder.model)
-    distill(student, encoder.model, batches, Unstructured(), course, lambda progress: None)
+    distill(student, encoder.model, batches, Unstructured(), Course(25, 60.0, 0.0, 0.5), lambda progress: None)
     distill(untaught, encoder.model, batches, Unstructured(), Course(1, 60.0, 0.5, 0.5), lambda progress: None)
     assert disagreement(student, encoder.model, batches[0]) < disagreement(untaught, encoder.model, batches[0])
     assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+    assert not student.training
 
 
-def test_nothing_disagrees_with_itself(encoder, batches):
-    assert disagreement(encoder.model, encoder.model, batches[0]).item() == pytest.approx(0.0, abs=1e-3)
+def test_a_pattern_that_fixes_its_sparsity_needs_none(encoder, batches):
+    masks = distill(encoder.model, encoder.model, batches, NM(2, 4), Course(2, 60.0, 0.0, None), lambda progress: None)
+    assert all(mask.pattern == NM(2, 4) for mask in masks.values())
 
 
 def test_embedding_tables_do_not_learn(encoder):
@@ -50,20 +57,28 @@ def test_embedding_tables_do_not_learn(encoder):
     }
 
 
-def test_a_course_rises_to_its_end_and_cools_down():
-    course = Course(100, 60.0, 0.2, 0.9, ramp=0.5, rate=1.0)
-    rising = [course.sparsity(i / 10) for i in range(11)]
-    assert rising == sorted(rising)
-    assert (rising[0], rising[5], rising[10]) == (pytest.approx(0.2), 0.9, 0.9)
+def test_a_course_warms_up_and_cools_down():
+    course = Course(100, 60.0, 0.2, 0.9, rate=1.0)
     assert course.learning_rate(0.0, 0) == pytest.approx(0.05)
     assert course.learning_rate(0.5, 50) == pytest.approx(0.5)
     assert course.learning_rate(1.0, 99) == pytest.approx(0.0)
 
 
-def test_a_slow_machine_ends_the_course_early(monkeypatch):
-    clock = iter([0.0, 1.0, 4.0, 9.0, 11.0])
+def test_a_slow_machine_has_a_shorter_course(encoder, batches, monkeypatch):
+    course = Course(100, 10.0, 0.0, 0.5)
+    assert [course.affordable(pace) for pace in (0.01, 0.5, 60.0)] == [100, 20, 1]
+    told = []
+    monkeypatch.setattr("sparsekit.demo.distill.pace_of", lambda *given: 4.0)
+    masks = distill(copy.deepcopy(encoder.model), encoder.model, batches, Unstructured(), course, told.append)
+    assert told == [0.5, 1.0]
+    assert all(mask.sparsity == 0.5 for mask in masks.values())
+
+
+def test_the_pace_is_that_of_the_second_time(encoder, batches, monkeypatch):
+    clock = iter([0.0, 7.0, 9.0])
     monkeypatch.setattr("sparsekit.demo.distill.time.monotonic", lambda: next(clock))
-    assert list(Course(100, 10.0, 0.0, 0.5).progresses()) == [0.1, 0.4, 0.9]
+    assert pace_of(encoder.model, encoder.model, batches[0]) == 2.0
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_each_round_reads_every_batch_once_in_the_same_order_as_before():
