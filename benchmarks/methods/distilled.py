@@ -1,8 +1,8 @@
 """A pretrained text encoder, pruned while it learns from its dense self: ``python benchmarks/methods/distilled.py``.
 
 MiniLM, every Linear of its encoder, 720 steps of training or 15 minutes at most; 256 held-out pairs. It starts from
-SparseGPT, trains on the standard library's docstrings as the demo does, by ``sk.attach`` with ``Distillation`` of hidden
-states and embedding, and is compiled and timed in the same process. Rows that are in
+SparseGPT, trains on the standard library's docstrings as the demo does, by ``sk.attach`` with ``Distillation`` of
+hidden states and embedding, and is compiled and timed in the same process. Rows that are in
 ``benchmarks/results/methods/distilled.json`` are not measured again.
 """
 

@@ -156,13 +156,14 @@ class TestDraws:
         method = sk.BayesianCompression(prior, log_variance=-3.0)
         _, _, _, state = attached(method, layers=["0"])
         site = state.sites[0]
-        mean_w, var_w = site.tensors["latent"], math.exp(-3.0)
+        site.tensors["gate.weight_log_variance"].fill_(-6.0)
+        mean_w, var_w, of_scale = site.tensors["latent"], math.exp(-6.0), math.exp(-3.0)
         if prior == "horseshoe":
             log_mean = 0.5 * sum(site.tensors["gate." + key] for key in ("a", "b", "layer_a", "layer_b"))
-            mean_z = torch.exp(log_mean + 0.5 * var_w)  # four factors, a quarter of each variance
-            var_z = (math.exp(var_w) - 1) * mean_z**2
+            mean_z = torch.exp(log_mean + 0.5 * of_scale)  # four factors, a quarter of each variance
+            var_z = (math.exp(of_scale) - 1) * mean_z**2
         else:
-            mean_z, var_z = site.tensors["gate.scale"], var_w
+            mean_z, var_z = site.tensors["gate.scale"], of_scale
         wanted = mean_z**2 * var_w + var_z * mean_w**2 + var_z * var_w
         drawn = torch.stack([reshown(method, state) for _ in range(4000)])
         torch.testing.assert_close(drawn.var(dim=0), wanted, rtol=0.4, atol=0)

@@ -135,4 +135,4 @@ class Horseshoe(Scale):
         """Variance of ``log z`` that a unit has by itself, and that it shares."""
         own = gates["a_log_variance"].exp() + gates["b_log_variance"].exp()
         shared = gates["layer_a_log_variance"].exp() + gates["layer_b_log_variance"].exp()
-        return 0.5 * own, 0.25 * shared
+        return 0.25 * own, 0.25 * shared

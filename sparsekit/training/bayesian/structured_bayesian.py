@@ -54,7 +54,7 @@ class StructuredBayesian(BayesianMethod):
         return 0.0
 
     def make_optimizer(self, gates: list[Tensor]) -> Optimizer:
-        """Return Adam, with the paper's shorter memory of gradients' squares than of their mean."""
+        """Return Adam, with the paper's longer memory of gradients."""
         return Adam(gates, lr=self.learning_rate, betas=(0.95, 0.999))
 
     def gates(self, state: State, site: Site, weight: Tensor) -> dict[str, Tensor]:
