@@ -58,7 +58,8 @@ def attach(  # noqa: PLR0913 - the one call of the package
         sparsity: fraction of zeros at the end, in [0, 1); None where the pattern fixes it or the method learns it.
         steps: optimizer steps of the whole run; later steps train what is left, with the masks as they are.
         allocation: how layers share the budget; None = the method's own.
-        layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all.
+        layers: ``(name, module) -> bool`` over every Linear and Conv2d, or names of layers; None takes them all, or,
+            where the pattern is the method's own, those that it is made for.
         batches, loss_fn: as in :func:`~sparsekit.pruning.prune`, for methods whose criterion needs data; the same on
             every rank, or masks would not be.
         seed: of all random numbers of the run, which do not touch the global generators.
@@ -106,6 +107,8 @@ def begin(  # noqa: PLR0913 - what the calls of the package take
     chosen = method.default_pattern if pattern is None else pattern
     sharing = _sharing(method, chosen, allocation)
     targets = find_targets(inner, layers)
+    if pattern is None and layers is None:
+        targets = [t for t in targets if not chosen.refuses(tuple(t.weight.shape))] or targets
     _check_held(targets, optimizer)
     sizes = {target.name: target.weight.numel() for target in targets}
     budget = _budget(method, chosen, sharing.budget(sparsity, sizes), targets)

@@ -122,3 +122,12 @@ def test_an_optimizer_that_moves_all_weights_moves_no_removed_one():
     run = sk.attach(model, optimizer, sk.GradualPruning(), sparsity=0.5, steps=4)
     train(model, optimizer, run, 6)
     assert all(not model.get_parameter(name)[~mask.keep].any() for name, mask in run.finish().items())
+
+
+def test_a_method_s_own_pattern_takes_the_layers_it_is_made_for():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = sk.attach(model, optimizer, sk.ShiftAttention(), steps=4)
+    assert list(run.finish()) == ["0.weight"]
+    with pytest.raises(sk.PatternError, match=r"2\.weight"):
+        sk.attach(model, optimizer, sk.ShiftAttention(), pattern=sk.OnePerKernel(), steps=4)
