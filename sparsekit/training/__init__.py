@@ -3,7 +3,6 @@
 from sparsekit.training.attach import attach
 from sparsekit.training.base import TrainingMethod
 from sparsekit.training.bayesian import BayesianCompression, BayesianMethod, StructuredBayesian, VariationalDropout
-from sparsekit.training.distillation import Distillation
 from sparsekit.training.gates import (
     SRSTE,
     AutoPrune,
@@ -42,6 +41,7 @@ from sparsekit.training.rounds import IterativePruning, LearningRateRewinding, L
 from sparsekit.training.run import Run
 from sparsekit.training.site import Site
 from sparsekit.training.state import State
+from sparsekit.training.teaching import Distillation
 
 TRAINING_METHODS: tuple[type[TrainingMethod], ...] = (
     IterativePruning,

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import sparsekit as sk
-from sparsekit.training.copying import frozen_copy
+from sparsekit.training.teaching.copying import frozen_copy
 
 
 def network():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsekit.errors import PruningError
-from sparsekit.training.classroom import Lesson, first_tensor
+from sparsekit.training.teaching.classroom import Lesson, first_tensor
 
 Embed = Callable[[Any, Mapping[str, Any]], Tensor]
 

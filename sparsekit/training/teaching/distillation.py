@@ -16,13 +16,13 @@ from sparsekit.patterns import Pattern
 from sparsekit.pruning.allocations import Allocation
 from sparsekit.pruning.criteria import Criterion
 from sparsekit.training.base import TrainingMethod
-from sparsekit.training.classroom import Classroom, Hidden, Lesson, chosen_modules
-from sparsekit.training.copying import frozen_copy
-from sparsekit.training.lessons import Embed, embedding_loss, hidden_loss, logit_loss
 from sparsekit.training.masking import GradualPruning
 from sparsekit.training.rounds.weights import held
 from sparsekit.training.site import Site
 from sparsekit.training.state import State, check_positive
+from sparsekit.training.teaching.classroom import Classroom, Hidden, Lesson, chosen_modules
+from sparsekit.training.teaching.copying import frozen_copy
+from sparsekit.training.teaching.lessons import Embed, embedding_loss, hidden_loss, logit_loss
 
 SUBJECTS = ("logits", "embedding", "hidden")
 ROOM = "classroom"
