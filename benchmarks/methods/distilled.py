@@ -1,6 +1,6 @@
 """A pretrained text encoder, pruned while it learns from its dense self: ``python benchmarks/methods/distilled.py``.
 
-MiniLM, every Linear of its encoder, 720 steps of training or 15 minutes at most; 256 held-out pairs. It starts from
+MiniLM, every Linear of its encoder, 480 steps of training or 15 minutes at most; 256 held-out pairs. It starts from
 SparseGPT, trains on the standard library's docstrings as the demo does, by ``sk.attach`` with ``Distillation`` of
 hidden states and embedding, and is compiled and timed in the same process. Rows that are in
 ``benchmarks/results/methods/distilled.json`` are not measured again.
@@ -52,9 +52,9 @@ class Case:
 CASES = (
     Case("50 %", sk.Unstructured(), Course(240, LONGEST_S, 0.5, 0.5, ramp=0.0, rate=5e-4)),
     Case("2:4", sk.NM(2, 4), Course(360, LONGEST_S, 0.5, None, ramp=0.0, rate=7e-4)),
-    Case("80 %", sk.Unstructured(), Course(720, LONGEST_S, 0.6, 0.8, rate=1.5e-3)),
-    Case("90 %", sk.Unstructured(), Course(720, LONGEST_S, 0.6, 0.9, rate=2e-3)),
-    Case("80 % 16x1", sk.Block(16, 1), Course(720, LONGEST_S, 0.5, 0.8, rate=2e-3)),
+    Case("80 %", sk.Unstructured(), Course(480, LONGEST_S, 0.6, 0.8, rate=1.5e-3)),
+    Case("90 %", sk.Unstructured(), Course(480, LONGEST_S, 0.6, 0.9, rate=2e-3)),
+    Case("80 % 16x1", sk.Block(16, 1), Course(480, LONGEST_S, 0.5, 0.8, rate=2e-3)),
 )
 
 

@@ -70,7 +70,7 @@ def distill(
     """
     switch_off_dropout(student)
     steps = course.affordable(pace_of(student, teacher, batches[len(batches) // 2]))
-    optimizer = torch.optim.AdamW(learned(student), lr=course.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learned(student), lr=course.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     run = attach(student, optimizer, course.method(teacher), pattern, course.end, steps)
     student.train()
     order = shuffled(batches)
