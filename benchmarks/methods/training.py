@@ -125,13 +125,13 @@ def filters() -> Iterator[Case]:
         shared = {"pattern": sk.Filter(), "sparsity": sparsity, "dense": True, "rate": 0.3, "filters": True}
         yield Case("filters", "one-shot L1", "digits", Once(FilterNorm(1)), steps=240, **shared)
         yield Case("filters", "one-shot L1, 480 steps", "digits", Once(FilterNorm(1)), steps=480, **shared)
-        for method in (sk.GReg1(growing=0.4), sk.GReg2(growing=0.4)):
+        for method in (sk.GReg1(growing=0.25, settle=120), sk.GReg2(growing=0.25, settle=120)):
             yield Case("filters", type(method).__name__, "digits", method, steps=480, curve=grown, **shared)
 
 
 def grown(progress: float) -> float:
-    """A constant low rate while the penalty grows and settles, and then the cosine of fine-tuning."""
-    return 1 / 3 if progress < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * progress - 1)))
+    """A constant rate while the penalty grows and settles, and then the cosine of fine-tuning."""
+    return 1.0 if progress < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * progress - 1)))
 
 
 def gradual() -> Iterator[Case]:
@@ -140,7 +140,7 @@ def gradual() -> Iterator[Case]:
         for sparsity in sparsities:
             shared = {"sparsity": sparsity, "dense": True, "steps": steps, "rate": 0.3}
             yield Case("gradual", "one-shot", task, Once(sk.Magnitude()), **shared)
-            yield Case("gradual", "GradualPruning", task, sk.GradualPruning(), **shared)
+            yield Case("gradual", "GradualPruning", task, sk.GradualPruning(end=1 / 3), **shared)
 
 
 def growth() -> Iterator[Case]:
@@ -171,14 +171,14 @@ def tickets() -> Iterator[Case]:
 
 
 def fixed() -> Iterator[Case]:
-    """N:M from scratch; or a dense network, pruned and trained again, half of the steps each."""
+    """N:M from scratch; or a dense network, pruned and trained again, in as many steps together."""
     for pattern in (sk.NM(2, 4), sk.NM(1, 4), sk.NM(1, 8)):
         shared = {"pattern": pattern, "allocation": None}
         yield Case(
             "N:M", "one-shot, not trained again", "chars", Once(sk.Magnitude()), steps=1, rate=0.0, dense=True, **shared
         )
         yield Case("N:M", "one-shot, trained again", "chars", sk.ASP(), steps=600, dense=True, **shared)
-        yield Case("N:M", "SRSTE", "chars", sk.SRSTE(), steps=1200, **shared)
+        yield Case("N:M", "SRSTE", "chars", sk.SRSTE(), steps=1800, **shared)
 
 
 def recovery() -> Iterator[Case]:

@@ -13,13 +13,15 @@ TITLES = {
     "every": "Every method once, with its defaults",
 }
 NOTES = {
-    "filters": "One-shot L1 and GReg1 remove the same filters. GReg grows its penalties for 192 steps, "
-    "settles for 48, and then fine-tunes for 240, as one-shot does from the start; with 480, that has as many in all.",
-    "gradual": "Both train for the same number of steps: 240 on digits, 600 on characters.",
+    "filters": "One-shot L1 and GReg1 remove the same filters. GReg grows its penalties for 120 steps, settles for 120, "
+    "and then fine-tunes for 240, as one-shot does from the start; with 480, that has as many in all. How GReg's steps "
+    "are shared out, and its rate, were chosen on seed 0.",
+    "gradual": "Both train for the same number of steps, 240 on digits and 600 on characters; the ramp takes a third of "
+    "them, which was chosen on seed 0.",
     "growth": "From a fresh network: 480 steps on digits, 900 on characters.",
     "tickets": "Five rounds of training, pruned after the first four; every row trains for the same number of steps. "
     "Fine-tuning goes on at the low learning rate that the first round ended with.",
-    "N:M": "SRSTE trains from a fresh network for 1200 steps; the others start from a dense one of 1200 steps, which "
+    "N:M": "SRSTE trains from a fresh network for 1800 steps; the others start from a dense one of 1200 steps, which "
     "`trained again` goes on with for 600.",
     "recovery": "240 steps each.",
     "every": "240 steps from the trained network, 90 % of single weights or 50 % of filters, whichever is the method's "
