@@ -13,11 +13,11 @@ TITLES = {
     "every": "Every method once, with its defaults",
 }
 NOTES = {
-    "filters": "One-shot L1 and GReg1 remove the same filters. GReg grows its penalties for 120 steps, settles for 120, "
-    "and then fine-tunes for 240, as one-shot does from the start; with 480, that has as many in all. How GReg's steps "
-    "are shared out, and its rate, were chosen on seed 0.",
-    "gradual": "Both train for the same number of steps, 240 on digits and 600 on characters; the ramp takes a third of "
-    "them, which was chosen on seed 0.",
+    "filters": "One-shot L1 and GReg1 remove the same filters. GReg grows its penalties for 120 steps, settles for "
+    "120, and then fine-tunes for 240, as one-shot does from the start; with 480, that has as many in all. How GReg's "
+    "steps are shared out, and its rate, were chosen on seed 0.",
+    "gradual": "Both train for the same number of steps, 240 on digits and 600 on characters; the ramp takes a third "
+    "of them, which was chosen on seed 0.",
     "growth": "From a fresh network: 480 steps on digits, 900 on characters.",
     "tickets": "Five rounds of training, pruned after the first four; every row trains for the same number of steps. "
     "Fine-tuning goes on at the low learning rate that the first round ended with.",
