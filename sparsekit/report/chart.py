@@ -71,6 +71,8 @@ def _scale(axes: Any, panel: Panel) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif known.size and known.min() > 0 and known.max() > DECADES * known.min():
         axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _quantiles(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[Any, Any, Any]:

@@ -217,7 +217,7 @@ class Run:
 
     def _record(self) -> None:
         self._follow()
-        sparsities = {site.name: site.sparsity for site in self._state.sites}
+        sparsities = {site.name: site.sparsity if site.held else site.zeros() for site in self._state.sites}
         self.history.add(self.step, {"sparsity": sparsities, **self._state.notes})
 
 

@@ -50,6 +50,11 @@ class Site:
         """The fraction of zeros in the mask."""
         return 1.0 - int(self.keep.sum()) / max(1, self.keep.numel())
 
+    @torch.no_grad()
+    def zeros(self) -> float:
+        """Return the fraction of zeros in the weight as it is, whatever the mask says."""
+        return 1.0 - int(torch.count_nonzero(whole(self.weight.detach()))) / max(1, self.keep.numel())
+
     @property
     def mask(self) -> Mask:
         """The mask with its pattern; raises :class:`~sparsekit.errors.MaskError` where it is not legal.

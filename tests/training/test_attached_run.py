@@ -131,3 +131,14 @@ def test_a_method_s_own_pattern_takes_the_layers_it_is_made_for():
     assert list(run.finish()) == ["0.weight"]
     with pytest.raises(sk.PatternError, match=r"2\.weight"):
         sk.attach(model, optimizer, sk.ShiftAttention(), pattern=sk.OnePerKernel(), steps=4)
+
+
+def test_the_history_tells_zeros_and_not_plans():
+    """A penalty has chosen what goes from the start, and removes it in the end."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    run = sk.attach(model, optimizer, sk.GReg1(), sparsity=0.75, steps=10)
+    train(model, optimizer, run, 10)
+    found = [value for _, value in run.history.series("sparsity", "0.weight")]
+    assert (found[0], found[3], found[-1]) == (0.0, 0.0, 0.75)
+    assert run.masks["0.weight"].sparsity == 0.75
