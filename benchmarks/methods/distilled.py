@@ -53,7 +53,7 @@ CASES = (
     Case("50 %", sk.Unstructured(), Course(240, LONGEST_S, 0.5, 0.5, ramp=0.0, rate=5e-4)),
     Case("2:4", sk.NM(2, 4), Course(360, LONGEST_S, 0.5, None, ramp=0.0, rate=7e-4)),
     Case("80 %", sk.Unstructured(), Course(480, LONGEST_S, 0.6, 0.8, rate=1.5e-3)),
-    Case("90 %", sk.Unstructured(), Course(480, LONGEST_S, 0.6, 0.9, rate=2e-3)),
+    Case("90 %", sk.Unstructured(), Course(300, LONGEST_S, 0.6, 0.9, rate=2e-3)),
     Case("80 % 16x1", sk.Block(16, 1), Course(360, LONGEST_S, 0.5, 0.8, rate=2e-3)),
 )
 
