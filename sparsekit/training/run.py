@@ -31,7 +31,8 @@ ATTACHED: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 class Run:
     """Prunes a model while the user's own loop trains it; made by :func:`~sparsekit.training.attach`.
 
-    Everything happens inside ``optimizer.step()``: the model gets no hooks and no new parameters. Between two steps it
+    Everything happens inside ``optimizer.step()``: the model gets no new parameters, and no hooks but those by which
+    ``Distillation`` and ``ChauvinPenalty`` watch it, which go when the run ends. Between two steps it
     holds the weights that it would be used with, so that gradients, validation and checkpoints see the pruned model.
 
     Attributes:
