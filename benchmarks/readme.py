@@ -5,6 +5,7 @@ The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`
 ``methods/minilm.json`` of ``methods/minilm.py``. Nothing in them is typed.
 """
 
+import importlib.util
 import json
 import re
 import statistics
@@ -88,6 +89,44 @@ def methods_table() -> str:
     return "\n".join([*lines, "", f"Measured with torch {report['torch']}, commit {report['commit']}; {where}."])
 
 
+def distilled_table() -> str:
+    path = RESULTS / "methods" / "distilled.json"
+    report = json.loads(path.read_text())
+    lines = ["| zeros | SparseGPT alone | after training | minutes | speedup |", "|---|--:|--:|--:|--:|"]
+    for row in report["rows"]:
+        minutes = (row["prune_seconds"] + row["train_seconds"]) / 60
+        lines.append(
+            f"| {row['label']} | {row['pruned']:.3f} at {row['start']} | {row['cosine']:.3f} | {minutes:.1f} "
+            f"| {row['dense_ms'] / row['sparse_ms']:.2f}x |"
+        )
+    return "\n".join([*lines, "", f"Cosine to the dense embedding, held-out text. Measured on {machine(report)}."])
+
+
+def orders_table() -> str:
+    """Each order that is expected, over the sparsities it was looked at."""
+    report = json.loads((RESULTS / "methods" / "training.json").read_text())
+    lines = ["| expected | task | holds on average at |", "|---|---|---|"]
+    for (better, worse, task), found in found_orders(report).items():
+        cells = ", ".join(f"{setting}" if gain >= 0 else f"**not {setting}**" for setting, gain in found)
+        lines.append(f"| {better} over {worse} | {task} | {cells} |")
+    where = "[figures](benchmarks/results/methods/training.md)"
+    return "\n".join([*lines, "", f"Measured with torch {report['torch']}, commit {report['commit']}; {where}."])
+
+
+def found_orders(report: dict) -> dict[tuple[str, str, str], list[tuple[str, float]]]:
+    """Mean gain of the first over the second method, over the seeds, by sparsity."""
+    path = ROOT / "benchmarks" / "methods" / "training_report.py"
+    spec = importlib.util.spec_from_file_location("training_report", path)
+    rows = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rows)
+    orders: dict = {}
+    for part, task, setting, better, worse in rows.CLAIMS:
+        gains = rows.gains(report, part, task, setting, better, worse)
+        if gains:
+            orders.setdefault((better, worse, rows.NAMES[task]), []).append((setting, statistics.mean(gains)))
+    return orders
+
+
 def fastest(rows: list[dict]) -> str:
     """The best speedup among the kernels of one cell."""
     return f"{max(row['speedup'] for row in rows):.2f}x" if rows else ""
@@ -100,7 +139,14 @@ def machine(report: dict) -> str:
 
 def written(text: str) -> str:
     """``text`` with each table between its two marks made anew."""
-    tables = {"demo": demo_table, "kernels": kernel_table, "training": training_table, "methods": methods_table}
+    tables = {
+        "demo": demo_table,
+        "kernels": kernel_table,
+        "training": training_table,
+        "methods": methods_table,
+        "distilled": distilled_table,
+        "orders": orders_table,
+    }
     for name, make in tables.items():
         table = make()
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"

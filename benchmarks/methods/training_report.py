@@ -18,7 +18,7 @@ NOTES = {
     "steps are shared out, and its rate, were chosen on seed 0.",
     "gradual": "Both train for the same number of steps, 240 on digits and 600 on characters; the ramp takes a third "
     "of them, which was chosen on seed 0.",
-    "growth": "From a fresh network: 480 steps on digits, 900 on characters.",
+    "growth": "From a fresh network: 480 steps on digits, 900 on characters. SNFS and DSR have two seeds.",
     "tickets": "Five rounds of training, pruned after the first four; every row trains for the same number of steps. "
     "Fine-tuning goes on at the low learning rate that the first round ended with.",
     "N:M": "SRSTE trains from a fresh network for 1800 steps; the others start from a dense one of 1200 steps, which "
