@@ -119,13 +119,6 @@ def check_every(**numbers: int) -> None:
             raise PruningError(f"{name}: expected a whole number of steps, at least 1, got {value!r}")
 
 
-def check_within(state: State, **steps: float | None) -> None:
-    """Raise :class:`PruningError` unless each argument is a step of the run."""
-    for name, value in steps.items():
-        if value is not None and not 0 <= value <= state.steps:
-            raise PruningError(f"{name}: expected a step of the run, from 0 to {state.steps}, got {value!r}")
-
-
 def check_ranking(state: State, criterion: Criterion) -> None:
     """Raise :class:`PruningError` unless ``criterion`` ranks to a sparsity, and over layers if the allocation does."""
     if criterion.sets_sparsity:
