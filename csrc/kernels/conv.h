@@ -1,0 +1,130 @@
+// Sparse convolution over panels; see conv_panel.h. Three ways to arrange the kept weights, one per granularity.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/blocks.h"
+#include "kernels/conv_panel.h"
+#include "kernels/csr.h"
+
+namespace sparsekit {
+
+// Single weights of some rows, in the order in which they are read: a tile of channels after the other, so that the
+// part of the panel that a tile reads stays in the first-level cache; in a tile row by row.
+struct ConvEntries {
+  int64_t first_row, rows, tiles;
+  int64_t tile_channels;
+  const float* values;
+  const uint16_t* lines;   // from the tile's first channel
+  const uint16_t* counts;  // of row r in tile t, at t * rows + r
+};
+
+// Whole kernels of 3 x 3 weights, row by row.
+struct ConvSlices {
+  const float* values;     // 9 of each
+  const int32_t* lines;    // of the channel
+  const int64_t* offsets;  // by row
+};
+
+// Weights of up to kConvVector rows side by side, group of rows by group of rows.
+struct ConvVectors {
+  const float* values;     // one of each row of the group
+  const int32_t* lines;    // of each vector
+  int64_t count;
+  int64_t first_row;
+  int rows;
+};
+constexpr int kConvVector = 4;
+
+// Where results go: the rows of one strip.
+struct ConvPanel {
+  const ConvLayout* layout;
+  const ConvOperands* operands;
+  const float* lines;
+  int64_t strip;
+  int64_t out_rows;  // of the weight
+};
+
+// One entry per instruction set.
+struct ConvKernels {
+  int width;      // lanes
+  int most_rows;  // of a panel
+  void (*pack)(const ConvLayout&, const ConvOperands&, int64_t strip, float* lines);
+  // `sums` is scratch for as many rows as the chunk has, times the panel's rows, vectors.
+  void (*multiply_entries)(const ConvEntries&, const ConvPanel&, float* sums);
+  void (*multiply_slices)(const ConvSlices&, const ConvPanel&, int64_t begin, int64_t end);
+  void (*multiply_vectors)(const ConvVectors&, const ConvPanel&);
+};
+
+// Layouts by input size, each with what a weight derives from it; safe to use from several threads.
+template <class Derived>
+class ConvLayouts {
+ public:
+  struct Entry {
+    ConvLayout layout;
+    Derived derived;
+  };
+
+  template <class Make>
+  std::shared_ptr<const Entry> get(const ConvSize& size, Make make) const {
+    const std::lock_guard<std::mutex> hold(lock_);
+    for (const auto& entry : entries_)
+      if (entry->layout.size == size) return entry;
+    if (entries_.size() >= kMost) entries_.erase(entries_.begin());
+    entries_.push_back(std::make_shared<const Entry>(make()));
+    return entries_.back();
+  }
+
+ private:
+  static constexpr std::size_t kMost = 16;
+  mutable std::mutex lock_;
+  mutable std::vector<std::shared_ptr<const Entry>> entries_;
+};
+
+// A checked unstructured weight: its own copy, in chunks.
+class ConvCsr {
+ public:
+  ConvCsr(const CsrParts& parts, const ConvShape& shape);
+  void multiply(const ConvOperands& operands) const;
+
+ private:
+  using Lines = std::vector<uint16_t>;
+
+  template <class Index>
+  void fill(const CsrParts& parts, const std::vector<int64_t>& offsets);
+
+  ConvShape shape_;
+  int64_t rows_, tiles_, tile_channels_, chunk_rows_;
+  const ConvKernels* kernels_;
+  std::vector<float> values_;
+  std::vector<uint16_t> columns_;  // inside the tile
+  std::vector<uint16_t> counts_;
+  std::vector<int64_t> chunk_offsets_;
+  ConvLayouts<Lines> layouts_;
+};
+
+// A checked weight of blocks: whole kernels, or vectors of outputs.
+class ConvBlocks {
+ public:
+  ConvBlocks(const BlockPlaces& places, const float* values, const ConvShape& shape);
+  void multiply(const ConvOperands& operands) const;
+
+ private:
+  using Lines = std::vector<int32_t>;
+
+  void multiply_rows(const ConvPanel& panel, const Lines& lines, int64_t begin, int64_t end) const;
+
+  ConvShape shape_;
+  int64_t rows_, block_rows_;
+  bool slices_;
+  const ConvKernels* kernels_;
+  std::vector<int64_t> offsets_;      // vectors or kernels before each block row
+  std::vector<int32_t> columns_;      // of the matrix, of each
+  std::vector<float> values_;         // group of rows by group of rows
+  ConvLayouts<Lines> layouts_;
+};
+
+}  // namespace sparsekit

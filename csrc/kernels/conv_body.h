@@ -1,0 +1,183 @@
+// The convolution kernels, written once over `Simd`; each translation unit includes one instruction set before this.
+#pragma once
+
+#include "kernels/conv.h"
+#include "kernels/conv_store.h"
+#include "simd/unroll.h"
+
+namespace {
+
+using sparsekit::ConvEntries;
+using sparsekit::ConvLayout;
+using sparsekit::ConvOperands;
+using sparsekit::ConvPanel;
+using sparsekit::ConvSegment;
+using sparsekit::ConvSlices;
+using sparsekit::ConvVectors;
+
+// One row's weights of one tile against a panel of kRows rows; `sum` is read and written.
+template <int kRows>
+SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, int count, const float* panel,
+                                  float* sum) {
+  // A low panel needs several sets of sums to hide the latency of the multiply-add; a high one fills it alone.
+  constexpr int kChains = kRows >= 3 ? 1 : 4 / kRows;
+  Vec chain[kChains][kRows];
+  SPARSEKIT_UNROLL
+  for (int j = 0; j < kRows; ++j) chain[0][j] = Simd::load(sum + j * kWidth);
+  SPARSEKIT_UNROLL
+  for (int c = 1; c < kChains; ++c) {
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) chain[c][j] = Simd::zero();
+  }
+  const auto add = [&](int p, Vec* into) {
+    const float* x = panel + static_cast<int64_t>(lines[p]) * kWidth;
+    const Vec weight = Simd::set1(values[p]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) into[j] = Simd::fma(weight, Simd::load(x + j * kWidth), into[j]);
+  };
+  int p = 0;
+  for (; p + kChains <= count; p += kChains) {
+    SPARSEKIT_UNROLL
+    for (int c = 0; c < kChains; ++c) add(p + c, chain[c]);
+  }
+  for (; p < count; ++p) add(p, chain[0]);
+  SPARSEKIT_UNROLL
+  for (int j = 0; j < kRows; ++j) {
+    Vec total = chain[0][j];
+    SPARSEKIT_UNROLL
+    for (int c = 1; c < kChains; ++c) total = Simd::add(total, chain[c][j]);
+    Simd::store(sum + j * kWidth, total);
+  }
+}
+
+template <int kRows>
+void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
+  for (int64_t r = 0; r < w.rows; ++r) {
+    const Vec start = bias_of(panel, w.first_row + r);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) Simd::store(sums + (r * kRows + j) * kWidth, start);
+  }
+  const float* values = w.values;
+  const uint16_t* lines = w.lines;
+  const uint16_t* counts = w.counts;
+  for (int64_t t = 0; t < w.tiles; ++t) {
+    const float* part = panel.lines + t * w.tile_channels * panel.layout->channel_lines * kWidth;
+    for (int64_t r = 0; r < w.rows; ++r) {
+      const int count = *counts++;
+      add_entries<kRows>(values, lines, count, part, sums + r * kRows * kWidth);
+      values += count;
+      lines += count;
+    }
+  }
+  const Targets targets(panel);
+  for (int64_t r = 0; r < w.rows; ++r)
+    targets.store<kRows>(panel, w.first_row + r,
+                         [&](int j) { return Simd::load(sums + (r * kRows + j) * kWidth); });
+}
+
+// Kernels of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
+template <int kRows, int kStep>
+void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  const Targets targets(panel);
+  constexpr int kPhases = kStep == 1 ? 1 : 2;  // of the input rows that the three taps of a column read
+  constexpr int kPhaseLines = kRows + 2 / kStep;
+  constexpr int kColumnLines = kPhases * kPhaseLines;
+  for (int64_t n = begin; n < end; ++n) {
+    targets.prefetch(panel, n);
+    Vec sum[kRows];
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n);
+    for (int64_t p = w.offsets[n]; p < w.offsets[n + 1]; ++p) {
+      const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
+      const float* weights = w.values + p * 9;
+      SPARSEKIT_UNROLL
+      for (int c = 0; c < 3; ++c) {
+        const Vec first = Simd::set1(weights[c]), second = Simd::set1(weights[3 + c]);
+        const Vec third = Simd::set1(weights[6 + c]);
+        const float* column = x + c * kColumnLines * kWidth;
+        // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
+        Vec line[kPhaseLines];
+        SPARSEKIT_UNROLL
+        for (int i = 0; i < kPhaseLines; ++i) line[i] = Simd::load(column + i * kWidth);
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j)
+          sum[j] = Simd::fma(
+              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
+      }
+    }
+    targets.store<kRows>(panel, n, [&](int j) { return sum[j]; });
+  }
+}
+
+// kGroup rows share every line that they read.
+template <int kRows, int kGroup>
+void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel) {
+  const Targets targets(panel);
+  Vec sum[kGroup][kRows];
+  SPARSEKIT_UNROLL
+  for (int g = 0; g < kGroup; ++g) {
+    targets.prefetch(panel, w.first_row + g);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, w.first_row + g);
+  }
+  constexpr int kPair = kGroup > 1 ? 2 : 1;
+  for (int64_t p = 0; p < w.count; ++p) {
+    const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
+    const float* weights = w.values + p * kGroup;
+    SPARSEKIT_UNROLL
+    for (int g = 0; g < kGroup; g += kPair) {
+      const Vec one = Simd::set1(weights[g]), other = Simd::set1(weights[g + kPair - 1]);
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) {
+        const Vec line = Simd::load(x + j * kWidth);
+        sum[g][j] = Simd::fma(one, line, sum[g][j]);
+        if (kPair == 2) sum[g + kPair - 1][j] = Simd::fma(other, line, sum[g + kPair - 1][j]);
+      }
+    }
+  }
+  SPARSEKIT_UNROLL
+  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, w.first_row + g, [&](int j) { return sum[g][j]; });
+}
+
+constexpr int kMostRows = kWidth == 16 ? 8 : 6;
+
+// Calls body(constant) with the constant that `value`, in [1, most], is at run time.
+template <int kMost, class Body>
+void with_constant(int value, Body body) {
+  if constexpr (kMost > 1) {
+    if (value < kMost) return with_constant<kMost - 1>(value, body);
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
+void multiply_entries(const ConvEntries& w, const ConvPanel& panel, float* sums) {
+  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
+}
+
+void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) {
+    if (panel.layout->shape.stride[0] == 1)
+      multiply_slices_of<rows, 1>(w, panel, begin, end);
+    else
+      multiply_slices_of<rows, 2>(w, panel, begin, end);
+  });
+}
+
+void multiply_vectors(const ConvVectors& w, const ConvPanel& panel) {
+  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) {
+    switch (w.rows) {
+      case 1: multiply_vectors_of<rows, 1>(w, panel); break;
+      case 2: multiply_vectors_of<rows, 2>(w, panel); break;
+      default: multiply_vectors_of<rows, sparsekit::kConvVector>(w, panel);
+    }
+  });
+}
+
+constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       pack,
+                                                 multiply_entries, multiply_slices, multiply_vectors};
+
+}  // namespace
