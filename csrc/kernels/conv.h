@@ -64,15 +64,16 @@ template <class Derived>
 class ConvLayouts {
  public:
   struct Entry {
+    bool whole_rows;
     ConvLayout layout;
     Derived derived;
   };
 
   template <class Make>
-  std::shared_ptr<const Entry> get(const ConvSize& size, Make make) const {
+  std::shared_ptr<const Entry> get(const ConvSize& size, bool whole_rows, Make make) const {
     const std::lock_guard<std::mutex> hold(lock_);
     for (const auto& entry : entries_)
-      if (entry->layout.size == size) return entry;
+      if (entry->layout.size == size && entry->whole_rows == whole_rows) return entry;
     if (entries_.size() >= kMost) entries_.erase(entries_.begin());
     entries_.push_back(std::make_shared<const Entry>(make()));
     return entries_.back();

@@ -50,14 +50,14 @@ ConvBlocks::ConvBlocks(const BlockPlaces& places, const float* values, const Con
 }
 
 void ConvBlocks::multiply(const ConvOperands& operands) const {
-  const auto entry = layouts_.get(operands.size, [&] {
-    ConvLayout layout(shape_, operands.size, kernels_->width, kernels_->most_rows);
+  const auto entry = layouts_.get(operands.size, operands.whole_rows(), [&] {
+    ConvLayout layout(shape_, operands.size, operands.whole_rows(), kernels_->width, kernels_->most_rows);
     Lines lines(columns_.size());
     const int64_t taps = shape_.taps();
     for (std::size_t p = 0; p < lines.size(); ++p)
       lines[p] = static_cast<int32_t>(columns_[p] / taps * layout.channel_lines +
                                       (slices_ ? 0 : layout.tap_line(columns_[p] % taps)));
-    return ConvLayouts<Lines>::Entry{std::move(layout), std::move(lines)};
+    return ConvLayouts<Lines>::Entry{operands.whole_rows(), std::move(layout), std::move(lines)};
   });
   share_strips(entry->layout, *kernels_, operands, rows_, offsets_, kRowCost, 1,
                [&](const ConvPanel& panel, int64_t begin, int64_t end) {

@@ -68,13 +68,13 @@ void ConvCsr::fill(const CsrParts& parts, const std::vector<int64_t>& offsets) {
 }
 
 void ConvCsr::multiply(const ConvOperands& operands) const {
-  const auto entry = layouts_.get(operands.size, [&] {
-    ConvLayout layout(shape_, operands.size, kernels_->width, kernels_->most_rows);
+  const auto entry = layouts_.get(operands.size, operands.whole_rows(), [&] {
+    ConvLayout layout(shape_, operands.size, operands.whole_rows(), kernels_->width, kernels_->most_rows);
     Lines lines(columns_.size());
     const int64_t taps = shape_.taps();
     for (std::size_t p = 0; p < lines.size(); ++p)
       lines[p] = static_cast<uint16_t>(columns_[p] / taps * layout.channel_lines + layout.tap_line(columns_[p] % taps));
-    return ConvLayouts<Lines>::Entry{std::move(layout), std::move(lines)};
+    return ConvLayouts<Lines>::Entry{operands.whole_rows(), std::move(layout), std::move(lines)};
   });
   const ConvLayout& layout = entry->layout;
   share_strips(layout, *kernels_, operands, rows_, chunk_offsets_, kRowCost * chunk_rows_, 1,

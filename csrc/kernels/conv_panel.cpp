@@ -16,10 +16,17 @@ int64_t out_of(const ConvShape& shape, int axis, int64_t in) {
 
 }  // namespace
 
-ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, int lanes, int most_rows)
+ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, bool whole_rows, int lanes, int most_rows)
     : shape(given), size(input), width(lanes) {
   out_height = out_of(shape, 0, size.height);
   out_width = out_of(shape, 1, size.width);
+  plane = out_height * out_width;
+  flat = whole_rows && shape.taps() == 1 && plane == size.height * size.width && shape.before[0] == 0 &&
+         shape.before[1] == 0 && plane >= width;
+  if (flat) {
+    out_height = ceil_div(plane, width);
+    out_width = width;
+  }
   const auto strips_of = [&](int64_t high) {
     return ceil_div(size.batch * ceil_div(out_height, high) * out_width, width);
   };
@@ -38,17 +45,18 @@ ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, int lanes,
   strips = strips_of(rows);
   const int64_t step = shape.stride[0];
   int64_t last = 0;
+  phase_count = 0;
   for (int64_t y = 0; y < shape.kernel[0]; ++y) {
     const int64_t row = y * shape.dilation[0];
-    if (std::find(phases.begin(), phases.end(), row % step) == phases.end()) phases.push_back(row % step);
+    if (std::find(phases, phases + phase_count, row % step) == phases + phase_count) phases[phase_count++] = row % step;
     last = row / step;
   }
   phase_lines = rows + last;
-  column_lines = static_cast<int64_t>(phases.size()) * phase_lines;
+  column_lines = phase_count * phase_lines;
   channel_lines = shape.kernel[1] * column_lines;
   for (int64_t tap = 0; tap < shape.taps(); ++tap) {
     const int64_t row = tap / shape.kernel[1] * shape.dilation[0];
-    const int64_t phase = std::find(phases.begin(), phases.end(), row % step) - phases.begin();
+    const int64_t phase = std::find(phases, phases + phase_count, row % step) - phases;
     tap_lines_.push_back(tap % shape.kernel[1] * column_lines + phase * phase_lines + row / step);
   }
 }

@@ -12,6 +12,8 @@
 
 namespace sparsekit {
 
+constexpr int64_t kMostKernelSide = 16;
+
 enum class Activation { none = 0, relu = 1, silu = 2 };
 
 // What a convolution does beside its weight; (height, width) pairs. Padding is zeros.
@@ -37,6 +39,8 @@ struct ConvOperands {
   int64_t image_stride, channel_stride, row_stride;  // floats
   const float* bias;                                 // (rows,) or null
   float* y;                                          // (batch, rows, out height, out width), contiguous
+
+  bool whole_rows() const { return row_stride == size.width; }
 };
 
 // The lanes [begin, end) of a strip: columns of one image from `column` on, output rows from `row` on.
@@ -48,8 +52,9 @@ struct ConvSegment {
 // All panels of one input size. Offsets count lines of one vector each.
 class ConvLayout {
  public:
-  // The number of rows is chosen, up to `most_rows`, so that the fewest lanes stay empty.
-  ConvLayout(const ConvShape& shape, const ConvSize& size, int width, int most_rows);
+  // The number of rows is chosen, up to `most_rows`, so that the fewest lanes stay empty. `whole_rows` says that the rows
+  // of a channel lie end to end.
+  ConvLayout(const ConvShape& shape, const ConvSize& size, bool whole_rows, int width, int most_rows);
 
   // Writes the segments of a strip, at most `width` of them, and returns how many there are.
   int segments(int64_t strip, ConvSegment* found) const;
@@ -62,7 +67,11 @@ class ConvLayout {
   int width;                    // lanes of a vector
   int rows;                     // output rows of a panel
   int64_t bands, strips;        // bands of rows in an image; strips in all
-  std::vector<int64_t> phases;  // the remainders that input rows leave when divided by the stride, where taps read them
+  bool flat;                    // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
+  int64_t plane;                // pixels of an output
+  // The remainders that input rows leave when divided by the stride, where a tap reads such rows.
+  int64_t phases[kMostKernelSide];
+  int64_t phase_count;
   int64_t phase_lines;          // lines of one phase
   int64_t column_lines;         // lines of one kernel column
   int64_t channel_lines;

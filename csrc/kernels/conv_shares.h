@@ -19,6 +19,8 @@ inline void check_shape(const std::string& format, const ConvShape& shape, int64
     positive = positive && shape.kernel[axis] > 0 && shape.stride[axis] > 0 && shape.dilation[axis] > 0;
   check(positive && shape.channels % shape.groups == 0 && rows % shape.groups == 0,
         format + ": expected positive sizes, and channels and rows that the groups divide");
+  check(shape.kernel[0] <= kMostKernelSide && shape.kernel[1] <= kMostKernelSide,
+        format + ": expected kernels of at most " + std::to_string(kMostKernelSide) + " on a side");
   check(columns == shape.channels / shape.groups * shape.taps(),
         format + ": expected " + std::to_string(shape.channels / shape.groups * shape.taps()) + " columns, got " +
             std::to_string(columns));

@@ -10,7 +10,7 @@ namespace {
 
 using Vec = Simd::Vec;
 constexpr int kWidth = Simd::kWidth;
-constexpr int kMostKernelWidth = 16;
+constexpr int kMostKernelWidth = sparsekit::kMostKernelSide;
 
 // One segment of a strip as one kernel column reads it: lane i is x[row * row_stride + offset + i * step].
 struct Piece {
@@ -30,39 +30,91 @@ Piece piece_of(const sparsekit::ConvLayout& layout, const sparsekit::ConvSegment
   return {first - segment.begin * step, Simd::lanes(clip(skipped), clip(inside))};
 }
 
-void pack(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands, int64_t strip, float* lines) {
+// Channels ahead of the one that is packed, whose rows are on their way to the caches.
+constexpr int64_t kAhead = 3;
+
+// Packs a strip of kSegments segments, or where that is 0 of `count` segments, for kColumns kernel columns, or where that
+// is 0 for any number.
+template <int kSegments, int kColumns, bool kUnitStep>
+void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+                   const sparsekit::ConvSegment* segments, int count, float* lines) {
   const auto& shape = layout.shape;
-  sparsekit::ConvSegment segments[kWidth];
-  const int count = layout.segments(strip, segments);
-  Piece pieces[kWidth][kMostKernelWidth];
-  const float* images[kWidth];
-  for (int s = 0; s < count; ++s) {
-    images[s] = operands.x + segments[s].image * operands.image_stride;
+  constexpr int kMost = kSegments == 0 ? kWidth : kSegments;
+  if (kSegments != 0) count = kSegments;
+  Piece pieces[kMost][kMostKernelWidth];
+  for (int s = 0; s < count; ++s)
     for (int64_t k = 0; k < shape.kernel[1]; ++k) pieces[s][k] = piece_of(layout, segments[s], k);
-  }
-  const int64_t step = shape.stride[1];
+  const int64_t step = shape.stride[1], columns = kColumns == 0 ? shape.kernel[1] : kColumns;
+  const int64_t height = layout.size.height;
   for (int64_t c = 0; c < shape.channels; ++c) {
-    float* channel = lines + c * layout.channel_lines * kWidth;
-    for (std::size_t phase = 0; phase < layout.phases.size(); ++phase) {
-      for (int64_t i = 0; i < layout.phase_lines; ++i) {
-        float* line = channel + (static_cast<int64_t>(phase) * layout.phase_lines + i) * kWidth;
+    const float* channel = operands.x + c * operands.channel_stride;
+    float* line = lines + c * layout.channel_lines * kWidth;
+    for (int64_t phase = 0; phase < layout.phase_count; ++phase) {
+      const int64_t above = layout.phases[phase] - shape.before[0];
+      for (int64_t i = 0; i < layout.phase_lines; ++i, line += kWidth) {
+        const float* rows[kMost];
         for (int s = 0; s < count; ++s) {
-          const int64_t y = (segments[s].row + i) * shape.stride[0] + layout.phases[phase] - shape.before[0];
-          const bool inside = y >= 0 && y < layout.size.height;
-          const float* row = images[s] + c * operands.channel_stride + y * operands.row_stride;
-          for (int64_t k = 0; k < shape.kernel[1]; ++k) {
-            const Piece& piece = pieces[s][k];
-            float* to = line + k * layout.column_lines * kWidth;
-            Vec v = Simd::zero();
-            if (inside)
-              v = step == 1 ? Simd::load_lanes(row + piece.offset, piece.lanes)
-                            : Simd::load_steps(row + piece.offset, step, piece.lanes);
-            Simd::store(to, s == 0 ? v : Simd::merge(v, Simd::load(to)));
+          const int64_t y = (segments[s].row + i) * shape.stride[0] + above;
+          const bool inside = y >= 0 && y < height;
+          rows[s] = inside ? channel + segments[s].image * operands.image_stride + y * operands.row_stride : nullptr;
+          if (inside) Simd::prefetch(rows[s] + segments[s].column * step + kAhead * operands.channel_stride);
+        }
+        SPARSEKIT_UNROLL
+        for (int64_t k = 0; k < columns; ++k) {
+          Vec v = Simd::zero();
+          SPARSEKIT_UNROLL
+          for (int s = 0; s < count; ++s) {
+            if (rows[s] == nullptr) continue;
+            const float* x = rows[s] + pieces[s][k].offset;
+            const Vec part = kUnitStep ? Simd::load_lanes(x, pieces[s][k].lanes)
+                                       : Simd::load_steps(x, step, pieces[s][k].lanes);
+            v = kSegments == 1 ? part : Simd::merge(v, part);
           }
+          Simd::store(line + k * layout.column_lines * kWidth, v);
         }
       }
     }
   }
+}
+
+// A flat image: its rows are a vector long and lie end to end.
+void pack_flat(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+               const sparsekit::ConvSegment& segment, float* line) {
+  const float* x = operands.x + segment.image * operands.image_stride + segment.row * kWidth;
+  const int64_t left = layout.size.height * layout.size.width - segment.row * kWidth;
+  for (int64_t c = 0; c < layout.shape.channels; ++c, x += operands.channel_stride) {
+    for (int64_t i = 0; i < layout.rows; ++i, line += kWidth) {
+      const int64_t lanes = left - i * kWidth;
+      Simd::prefetch(x + i * kWidth + kAhead * operands.channel_stride);
+      Simd::store(line, lanes >= kWidth ? Simd::loadu(x + i * kWidth)
+                        : lanes > 0     ? Simd::load_first(x + i * kWidth, static_cast<int>(lanes))
+                                        : Simd::zero());
+    }
+  }
+}
+
+template <int kSegments, int kColumns>
+void pack_columns(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+                  const sparsekit::ConvSegment* segments, int count, float* lines) {
+  if (layout.shape.stride[1] == 1)
+    pack_segments<kSegments, kColumns, true>(layout, operands, segments, count, lines);
+  else
+    pack_segments<kSegments, kColumns, false>(layout, operands, segments, count, lines);
+}
+
+void pack(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands, int64_t strip, float* lines) {
+  sparsekit::ConvSegment segments[kWidth];
+  const int count = layout.segments(strip, segments);
+  if (layout.flat)
+    pack_flat(layout, operands, segments[0], lines);
+  else if (count == 1 && layout.shape.kernel[1] == 3)
+    pack_columns<1, 3>(layout, operands, segments, count, lines);
+  else if (count == 2 && layout.shape.kernel[1] == 3)
+    pack_columns<2, 3>(layout, operands, segments, count, lines);
+  else if (count == 1)
+    pack_columns<1, 0>(layout, operands, segments, count, lines);
+  else
+    pack_columns<0, 0>(layout, operands, segments, count, lines);
 }
 
 Vec bias_of(const sparsekit::ConvPanel& panel, int64_t row) {
@@ -95,13 +147,17 @@ class Targets {
     const sparsekit::ConvLayout& layout = *panel.layout;
     sparsekit::ConvSegment segments[kWidth];
     count_ = layout.segments(panel.strip, segments);
-    plane_ = layout.out_height * layout.out_width;
+    plane_ = layout.plane;
     row_ = layout.out_width;
     for (int s = 0; s < count_; ++s) {
       const auto& found = segments[s];
       offsets_[s] = found.image * panel.out_rows * plane_ + found.row * row_ + found.column - found.begin;
       rows_[s] = layout.out_height - found.row;
       lanes_[s] = Simd::lanes(found.begin, found.end);
+    }
+    if (layout.flat && plane_ % kWidth != 0) {  // the last row of the image is shorter
+      whole_rows_ = rows_[0] - 1;
+      last_lanes_ = Simd::lanes(0, static_cast<int>(plane_ % kWidth));
     }
   }
 
@@ -114,7 +170,7 @@ class Targets {
     for (int j = 0; j < kRows; ++j) {
       const Vec v = activated(vector(j), activation);
       for (int s = 0; s < count_; ++s)
-        if (j < rows_[s]) Simd::store_lanes(y + offsets_[s] + j * row_, v, lanes_[s]);
+        if (j < rows_[s]) Simd::store_lanes(y + offsets_[s] + j * row_, v, j == whole_rows_ ? last_lanes_ : lanes_[s]);
     }
   }
 
@@ -129,6 +185,8 @@ class Targets {
   int64_t plane_, row_;
   int64_t offsets_[kWidth], rows_[kWidth];
   Simd::Lanes lanes_[kWidth];
+  int64_t whole_rows_ = -1;  // of a flat image whose last row is shorter
+  Simd::Lanes last_lanes_ = Simd::lanes(0, 0);
 };
 
 }  // namespace
