@@ -71,8 +71,7 @@ void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* su
   }
   const Targets targets(panel);
   for (int64_t r = 0; r < w.rows; ++r)
-    targets.store<kRows>(panel, w.first_row + r,
-                         [&](int j) { return Simd::load(sums + (r * kRows + j) * kWidth); });
+    targets.store(panel, w.first_row + r, kRows, sums + r * kRows * kWidth);
 }
 
 // Kernels of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
@@ -84,9 +83,9 @@ void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t beg
   constexpr int kColumnLines = kPhases * kPhaseLines;
   for (int64_t n = begin; n < end; ++n) {
     targets.prefetch(panel, n);
-    Vec sum[kRows];
+    Vec sum[kRows], other[kRows];  // two sets hide the latency of the multiply-add
     SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n);
+    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n), other[j] = Simd::zero();
     for (int64_t p = w.offsets[n]; p < w.offsets[n + 1]; ++p) {
       const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
       const float* weights = w.values + p * 9;
@@ -98,18 +97,23 @@ void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t beg
         // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
         Vec line[kPhaseLines];
         SPARSEKIT_UNROLL
-        for (int i = 0; i < kPhaseLines; ++i) line[i] = Simd::load(column + i * kWidth);
+        for (int i = 0; i < kPhaseLines; ++i) {
+          line[i] = Simd::load(column + i * kWidth);
+          Simd::hold(line[i]);
+        }
         SPARSEKIT_UNROLL
         for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
         SPARSEKIT_UNROLL
         for (int j = 0; j < kRows; ++j)
-          sum[j] = Simd::fma(
-              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
+          other[j] = Simd::fma(
+              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), other[j]);
         SPARSEKIT_UNROLL
         for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
       }
     }
-    targets.store<kRows>(panel, n, [&](int j) { return sum[j]; });
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::add(sum[j], other[j]);
+    targets.store<kRows>(panel, n, sum);
   }
 }
 
@@ -140,7 +144,7 @@ void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel) {
     }
   }
   SPARSEKIT_UNROLL
-  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, w.first_row + g, [&](int j) { return sum[g][j]; });
+  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, w.first_row + g, sum[g]);
 }
 
 constexpr int kMostRows = kWidth == 16 ? 8 : 6;

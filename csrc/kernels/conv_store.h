@@ -161,17 +161,27 @@ class Targets {
     }
   }
 
-  // Stores vector(j) for the kRows rows j of the panel as output `n` of the weight.
-  template <int kRows, class Vector>
-  SPARSEKIT_INLINE void store(const sparsekit::ConvPanel& panel, int64_t n, Vector vector) const {
+  // Stores `rows` vectors, one for each row of the panel, as output `n` of the weight.
+  __attribute__((noinline)) void store(const sparsekit::ConvPanel& panel, int64_t n, int rows,
+                                       const float* vectors) const {
     float* y = panel.operands->y + n * plane_;
     const sparsekit::Activation activation = panel.layout->shape.activation;
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) {
-      const Vec v = activated(vector(j), activation);
-      for (int s = 0; s < count_; ++s)
-        if (j < rows_[s]) Simd::store_lanes(y + offsets_[s] + j * row_, v, j == whole_rows_ ? last_lanes_ : lanes_[s]);
+    for (int s = 0; s < count_; ++s) {
+      float* to = y + offsets_[s];
+      const int64_t last = rows_[s] < rows ? rows_[s] : rows;
+      for (int64_t j = 0; j < last; ++j)
+        Simd::store_lanes(to + j * row_, activated(Simd::load(vectors + j * kWidth), activation),
+                          j == whole_rows_ ? last_lanes_ : lanes_[s]);
     }
+  }
+
+  // Stores sums that are in registers.
+  template <int kRows>
+  SPARSEKIT_INLINE void store(const sparsekit::ConvPanel& panel, int64_t n, const Vec* sums) const {
+    alignas(64) float vectors[kRows * kWidth];
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) Simd::store(vectors + j * kWidth, sums[j]);
+    store(panel, n, kRows, vectors);
   }
 
   // The lines of y arrive while the weights are multiplied.

@@ -40,6 +40,8 @@ struct Simd {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
   }
+  // Keeps a vector in its register: the compiler would rather load it again at each use.
+  static void hold(Vec& v) { asm("" : "+x"(v)); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 

@@ -33,6 +33,8 @@ struct Simd {
   // v * 2^n for integers n in [-126, 127].
   static Vec scale(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
   static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  // Keeps a vector in its register: the compiler would rather load it again at each use.
+  static void hold(Vec& v) { asm("" : "+v"(v)); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 

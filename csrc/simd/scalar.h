@@ -45,6 +45,7 @@ struct Simd {
     return v;
   }
   static float sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+  static void hold(Vec&) {}
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
 
