@@ -29,15 +29,16 @@ struct ConvSlices {
   const int64_t* offsets;  // by row
 };
 
-// Weights of up to kConvVector rows side by side, group of rows by group of rows.
+// Weights of several rows side by side, block row by block row; in each, group of rows by group of rows.
 struct ConvVectors {
-  const float* values;     // one of each row of the group
+  const float* values;     // vector by vector, one value of each row of the group
   const int32_t* lines;    // of each vector
-  int64_t count;
-  int64_t first_row;
-  int rows;
+  const int64_t* offsets;  // vectors before each block row
+  int64_t rows, block_rows;
 };
-constexpr int kConvVector = 4;
+
+// Rows that are multiplied together where `left` of a block row are left.
+inline int64_t conv_group(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
 // Where results go: the rows of one strip.
 struct ConvPanel {
@@ -45,6 +46,7 @@ struct ConvPanel {
   const ConvOperands* operands;
   const float* lines;
   int64_t strip;
+  int rows;          // output rows to compute, at most those of the layout
   int64_t out_rows;  // of the weight
 };
 
@@ -56,7 +58,7 @@ struct ConvKernels {
   // `sums` is scratch for as many rows as the chunk has, times the panel's rows, vectors.
   void (*multiply_entries)(const ConvEntries&, const ConvPanel&, float* sums);
   void (*multiply_slices)(const ConvSlices&, const ConvPanel&, int64_t begin, int64_t end);
-  void (*multiply_vectors)(const ConvVectors&, const ConvPanel&);
+  void (*multiply_vectors)(const ConvVectors&, const ConvPanel&, int64_t begin, int64_t end);
 };
 
 // Layouts by input size, each with what a weight derives from it; safe to use from several threads.
@@ -115,8 +117,6 @@ class ConvBlocks {
 
  private:
   using Lines = std::vector<int32_t>;
-
-  void multiply_rows(const ConvPanel& panel, const Lines& lines, int64_t begin, int64_t end) const;
 
   ConvShape shape_;
   int64_t rows_, block_rows_;

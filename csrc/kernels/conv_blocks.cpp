@@ -11,9 +11,6 @@ namespace {
 // Work of a block row beside its weights, in units of vectors or kernels.
 constexpr int64_t kRowCost = 2;
 
-// Rows that are multiplied together where `left` of a block are left.
-int64_t group_height(int64_t left) { return left >= kConvVector ? kConvVector : left >= 2 ? 2 : 1; }
-
 }  // namespace
 
 ConvBlocks::ConvBlocks(const BlockPlaces& places, const float* values, const ConvShape& shape)
@@ -37,7 +34,7 @@ ConvBlocks::ConvBlocks(const BlockPlaces& places, const float* values, const Con
     if (slices_) continue;
     const int64_t height = std::min(block_rows_, rows_ - static_cast<int64_t>(row) * block_rows_);
     for (int64_t r = 0; r < height;) {
-      const int64_t high = group_height(height - r);
+      const int64_t high = conv_group(height - r);
       for (int64_t b = offsets[row]; b < offsets[row + 1]; ++b) {
         const int64_t column = places.indices[b] * places.block_columns;
         for (int64_t k = 0; k < std::min(places.block_columns, places.columns - column); ++k)
@@ -61,26 +58,13 @@ void ConvBlocks::multiply(const ConvOperands& operands) const {
   });
   share_strips(entry->layout, *kernels_, operands, rows_, offsets_, kRowCost, 1,
                [&](const ConvPanel& panel, int64_t begin, int64_t end) {
+                 const float* values = values_.data();
+                 const int32_t* lines = entry->derived.data();
                  if (slices_)
-                   kernels_->multiply_slices({values_.data(), entry->derived.data(), offsets_.data()}, panel, begin,
-                                             end);
+                   kernels_->multiply_slices({values, lines, offsets_.data()}, panel, begin, end);
                  else
-                   multiply_rows(panel, entry->derived, begin, end);
+                   kernels_->multiply_vectors({values, lines, offsets_.data(), rows_, block_rows_}, panel, begin, end);
                });
-}
-
-void ConvBlocks::multiply_rows(const ConvPanel& panel, const Lines& lines, int64_t begin, int64_t end) const {
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t first = row * block_rows_, height = std::min(block_rows_, rows_ - first);
-    const int64_t count = offsets_[row + 1] - offsets_[row];
-    for (int64_t r = 0; r < height;) {
-      const int64_t high = group_height(height - r);
-      kernels_->multiply_vectors({values_.data() + offsets_[row] * block_rows_ + r * count, lines.data() + offsets_[row],
-                                  count, first + r, static_cast<int>(high)},
-                                 panel);
-      r += high;
-    }
-  }
 }
 
 }  // namespace sparsekit

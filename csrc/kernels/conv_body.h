@@ -83,9 +83,9 @@ void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t beg
   constexpr int kColumnLines = kPhases * kPhaseLines;
   for (int64_t n = begin; n < end; ++n) {
     targets.prefetch(panel, n);
-    Vec sum[kRows], other[kRows];  // two sets hide the latency of the multiply-add
+    Vec sum[kRows];
     SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n), other[j] = Simd::zero();
+    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n);
     for (int64_t p = w.offsets[n]; p < w.offsets[n + 1]; ++p) {
       const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
       const float* weights = w.values + p * 9;
@@ -105,33 +105,31 @@ void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t beg
         for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
         SPARSEKIT_UNROLL
         for (int j = 0; j < kRows; ++j)
-          other[j] = Simd::fma(
-              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), other[j]);
+          sum[j] = Simd::fma(
+              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
         SPARSEKIT_UNROLL
         for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
       }
     }
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = Simd::add(sum[j], other[j]);
     targets.store<kRows>(panel, n, sum);
   }
 }
 
-// kGroup rows share every line that they read.
+// kGroup rows from `row` on share every line that they read.
 template <int kRows, int kGroup>
-void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel) {
-  const Targets targets(panel);
+SPARSEKIT_INLINE void multiply_group(const float* values, const int32_t* lines, int64_t count, const ConvPanel& panel,
+                                     const Targets& targets, int64_t row) {
   Vec sum[kGroup][kRows];
   SPARSEKIT_UNROLL
   for (int g = 0; g < kGroup; ++g) {
-    targets.prefetch(panel, w.first_row + g);
+    targets.prefetch(panel, row + g);
     SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, w.first_row + g);
+    for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, row + g);
   }
   constexpr int kPair = kGroup > 1 ? 2 : 1;
-  for (int64_t p = 0; p < w.count; ++p) {
-    const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
-    const float* weights = w.values + p * kGroup;
+  for (int64_t p = 0; p < count; ++p) {
+    const float* x = panel.lines + static_cast<int64_t>(lines[p]) * kWidth;
+    const float* weights = values + p * kGroup;
     SPARSEKIT_UNROLL
     for (int g = 0; g < kGroup; g += kPair) {
       const Vec one = Simd::set1(weights[g]), other = Simd::set1(weights[g + kPair - 1]);
@@ -144,7 +142,29 @@ void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel) {
     }
   }
   SPARSEKIT_UNROLL
-  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, w.first_row + g, sum[g]);
+  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, row + g, sum[g]);
+}
+
+template <int kRows>
+void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  const Targets targets(panel);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t count = w.offsets[block + 1] - w.offsets[block];
+    const int32_t* lines = w.lines + w.offsets[block];
+    const float* values = w.values + w.offsets[block] * w.block_rows;
+    const int64_t last = (block + 1) * w.block_rows < w.rows ? (block + 1) * w.block_rows : w.rows;
+    for (int64_t row = block * w.block_rows; row < last;) {
+      const int64_t group = sparsekit::conv_group(last - row);
+      if (group == 4)
+        multiply_group<kRows, 4>(values, lines, count, panel, targets, row);
+      else if (group == 2)
+        multiply_group<kRows, 2>(values, lines, count, panel, targets, row);
+      else
+        multiply_group<kRows, 1>(values, lines, count, panel, targets, row);
+      values += count * group;
+      row += group;
+    }
+  }
 }
 
 constexpr int kMostRows = kWidth == 16 ? 8 : 6;
@@ -159,7 +179,7 @@ void with_constant(int value, Body body) {
 }
 
 void multiply_entries(const ConvEntries& w, const ConvPanel& panel, float* sums) {
-  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
+  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
 }
 
 void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
@@ -171,14 +191,8 @@ void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin,
   });
 }
 
-void multiply_vectors(const ConvVectors& w, const ConvPanel& panel) {
-  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) {
-    switch (w.rows) {
-      case 1: multiply_vectors_of<rows, 1>(w, panel); break;
-      case 2: multiply_vectors_of<rows, 2>(w, panel); break;
-      default: multiply_vectors_of<rows, sparsekit::kConvVector>(w, panel);
-    }
-  });
+void multiply_vectors(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_vectors_of<rows>(w, panel, begin, end); });
 }
 
 constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       pack,

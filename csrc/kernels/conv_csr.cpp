@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -14,12 +15,14 @@ namespace {
 constexpr int64_t kRowCost = 4;
 
 // Channels of a tile: so many that a row has about 10 entries in it; more would leave the first-level cache early.
-int64_t channels_per_tile(int64_t channels, int64_t taps, double density) {
+int64_t channels_per_tile(const ConvShape& shape, int64_t rows, int64_t entries) {
   constexpr double kEntries = 10;
-  const double wanted = kEntries / std::max(1e-9, density * static_cast<double>(taps));
-  // A line of a tile has 16 bits, and a channel of 16 kernel columns and 8 rows seldom more than 512 lines.
-  const int64_t most = std::max<int64_t>(1, 96 / taps * 16);
-  return std::clamp<int64_t>(static_cast<int64_t>(wanted), 1, std::max<int64_t>(1, std::min(channels, most)));
+  const double in_row = static_cast<double>(entries) / static_cast<double>(std::max<int64_t>(1, rows));
+  // A line of a tile has 16 bits, and a channel has seldom more than 512 lines.
+  const int64_t most = std::max<int64_t>(1, 65536 / (16 * shape.taps()));
+  const int64_t least = (shape.channels + most - 1) / most;
+  const int64_t tiles = std::clamp<int64_t>(std::llround(in_row / kEntries), least, shape.channels);
+  return (shape.channels + tiles - 1) / tiles;
 }
 
 }  // namespace
@@ -28,9 +31,7 @@ ConvCsr::ConvCsr(const CsrParts& parts, const ConvShape& shape)
     : shape_(shape), rows_(parts.rows), kernels_(&best_conv()) {
   check_shape("csr", shape, parts.rows, parts.columns);
   const std::vector<int64_t> offsets = checked_csr(parts);
-  const double cells = static_cast<double>(rows_) * static_cast<double>(parts.columns);
-  tile_channels_ = channels_per_tile(shape.channels, shape.taps() / 1,
-                                     cells > 0 ? static_cast<double>(parts.nnz) / cells / double(shape.groups) : 1.0);
+  tile_channels_ = channels_per_tile(shape, rows_, parts.nnz);
   tiles_ = (shape.channels + tile_channels_ - 1) / tile_channels_;
   chunk_rows_ = 64;
   if (parts.wide_indices)

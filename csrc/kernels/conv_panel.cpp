@@ -61,6 +61,13 @@ ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, bool whole
   }
 }
 
+int ConvLayout::rows_of(int64_t strip) const {
+  const int64_t first = strip * width / out_width, last = ((strip + 1) * width - 1) / out_width;
+  // Only the last band of an image is lower than the others.
+  if (first != last || first % bands + 1 != bands) return rows;
+  return static_cast<int>(out_height - (bands - 1) * rows);
+}
+
 int ConvLayout::segments(int64_t strip, ConvSegment* found) const {
   const int64_t all = size.batch * bands * out_width;
   int count = 0;

@@ -58,6 +58,8 @@ class ConvLayout {
 
   // Writes the segments of a strip, at most `width` of them, and returns how many there are.
   int segments(int64_t strip, ConvSegment* found) const;
+  // Output rows of a strip that lie inside the image.
+  int rows_of(int64_t strip) const;
   // The line of a weight's first vector in its channel.
   int64_t tap_line(int64_t tap) const { return tap_lines_[static_cast<std::size_t>(tap)]; }
 

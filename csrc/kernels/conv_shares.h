@@ -47,7 +47,7 @@ void share_strips(const ConvLayout& layout, const ConvKernels& kernels, const Co
       const int64_t first = group * together, last = std::min(layout.strips, first + together);
       for (int64_t s = first; s < last; ++s) kernels.pack(layout, operands, s, lines + (s - first) * floats);
       for (int64_t s = first; s < last; ++s)
-        body(ConvPanel{&layout, &operands, lines + (s - first) * floats, s, out_rows}, begin, end);
+        body(ConvPanel{&layout, &operands, lines + (s - first) * floats, s, layout.rows_of(s), out_rows}, begin, end);
     });
   });
 }
