@@ -22,11 +22,14 @@ struct ConvEntries {
   const uint16_t* counts;  // of row r in tile t, at t * rows + r
 };
 
-// Whole kernels of 3 x 3 weights, row by row.
+// Whole kernels of 3 x 3 weights, chunk of rows by chunk of rows; in each, channel by channel: the lines of a channel
+// serve several rows while they are in the first-level cache, and so do the sums of these rows.
 struct ConvSlices {
   const float* values;     // 9 of each
   const int32_t* lines;    // of the channel
-  const int64_t* offsets;  // by row
+  const uint16_t* row;     // of the chunk
+  const int64_t* offsets;  // kernels before each chunk
+  int64_t rows, chunk_rows;
 };
 
 // Weights of several rows side by side, block row by block row; in each, group of rows by group of rows.
@@ -55,9 +58,10 @@ struct ConvKernels {
   int width;      // lanes
   int most_rows;  // of a panel
   void (*pack)(const ConvLayout&, const ConvOperands&, int64_t strip, float* lines);
-  // `sums` is scratch for as many rows as the chunk has, times the panel's rows, vectors.
+  // `sums` is scratch for as many rows as a chunk has, times the layout's rows, vectors.
   void (*multiply_entries)(const ConvEntries&, const ConvPanel&, float* sums);
-  void (*multiply_slices)(const ConvSlices&, const ConvPanel&, int64_t begin, int64_t end);
+  // The chunks [begin, end); `sums` as above.
+  void (*multiply_slices)(const ConvSlices&, const ConvPanel&, int64_t begin, int64_t end, float* sums);
   void (*multiply_vectors)(const ConvVectors&, const ConvPanel&, int64_t begin, int64_t end);
 };
 
@@ -118,11 +122,16 @@ class ConvBlocks {
  private:
   using Lines = std::vector<int32_t>;
 
+  void fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values);
+  void fill_vectors(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values);
+
   ConvShape shape_;
   int64_t rows_, block_rows_;
   bool slices_;
+  int64_t chunk_rows_;           // of slices
+  std::vector<uint16_t> row_;    // of each slice, in its chunk
   const ConvKernels* kernels_;
-  std::vector<int64_t> offsets_;      // vectors or kernels before each block row
+  std::vector<int64_t> offsets_;      // vectors before each block row, or kernels before each chunk
   std::vector<int32_t> columns_;      // of the matrix, of each
   std::vector<float> values_;         // group of rows by group of rows
   ConvLayouts<Lines> layouts_;

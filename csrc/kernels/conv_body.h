@@ -50,13 +50,19 @@ SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, in
   }
 }
 
+// The bias of each row of a chunk, as the first value of its sums.
 template <int kRows>
-void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
-  for (int64_t r = 0; r < w.rows; ++r) {
-    const Vec start = bias_of(panel, w.first_row + r);
+void start_sums(const ConvPanel& panel, int64_t first_row, int64_t rows, float* sums) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const Vec start = bias_of(panel, first_row + r);
     SPARSEKIT_UNROLL
     for (int j = 0; j < kRows; ++j) Simd::store(sums + (r * kRows + j) * kWidth, start);
   }
+}
+
+template <int kRows>
+void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
+  start_sums<kRows>(panel, w.first_row, w.rows, sums);
   const float* values = w.values;
   const uint16_t* lines = w.lines;
   const uint16_t* counts = w.counts;
@@ -74,44 +80,66 @@ void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* su
     targets.store(panel, w.first_row + r, kRows, sums + r * kRows * kWidth);
 }
 
-// Kernels of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
+// Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
 template <int kRows, int kStep>
-void multiply_slices_of(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
-  const Targets targets(panel);
+SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) {
   constexpr int kPhases = kStep == 1 ? 1 : 2;  // of the input rows that the three taps of a column read
   constexpr int kPhaseLines = kRows + 2 / kStep;
-  constexpr int kColumnLines = kPhases * kPhaseLines;
-  for (int64_t n = begin; n < end; ++n) {
-    targets.prefetch(panel, n);
+  SPARSEKIT_UNROLL
+  for (int c = 0; c < 3; ++c) {
+    const Vec first = Simd::set1(weights[c]), second = Simd::set1(weights[3 + c]), third = Simd::set1(weights[6 + c]);
+    const float* column = x + c * kPhases * kPhaseLines * kWidth;
+    // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
+    Vec line[kPhaseLines];
+    SPARSEKIT_UNROLL
+    for (int i = 0; i < kPhaseLines; ++i) {
+      line[i] = Simd::load(column + i * kWidth);
+      Simd::hold(line[i]);
+    }
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j)
+      sum[j] = Simd::fma(second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
+  }
+}
+
+// Row by row: the sums stay in registers.
+template <int kRows>
+void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  const Targets targets(panel);
+  for (int64_t row = begin; row < end; ++row) {
+    targets.prefetch(panel, row);
+    const Vec start = bias_of(panel, row);
     Vec sum[kRows];
     SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = bias_of(panel, n);
-    for (int64_t p = w.offsets[n]; p < w.offsets[n + 1]; ++p) {
-      const float* x = panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth;
-      const float* weights = w.values + p * 9;
+    for (int j = 0; j < kRows; ++j) sum[j] = start;
+    for (int64_t p = w.offsets[row]; p < w.offsets[row + 1]; ++p)
+      add_slice<kRows, 1>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
+    targets.store<kRows>(panel, row, sum);
+  }
+}
+
+// Channel by channel: the sums of all rows of a chunk stay in the first-level cache.
+template <int kRows>
+void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
+  const Targets targets(panel);
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const int64_t first = chunk * w.chunk_rows;
+    const int64_t rows = w.rows - first < w.chunk_rows ? w.rows - first : w.chunk_rows;
+    start_sums<kRows>(panel, first, rows, sums);
+    for (int64_t p = w.offsets[chunk]; p < w.offsets[chunk + 1]; ++p) {
+      float* at = sums + w.row[p] * kRows * kWidth;
+      Vec sum[kRows];
       SPARSEKIT_UNROLL
-      for (int c = 0; c < 3; ++c) {
-        const Vec first = Simd::set1(weights[c]), second = Simd::set1(weights[3 + c]);
-        const Vec third = Simd::set1(weights[6 + c]);
-        const float* column = x + c * kColumnLines * kWidth;
-        // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
-        Vec line[kPhaseLines];
-        SPARSEKIT_UNROLL
-        for (int i = 0; i < kPhaseLines; ++i) {
-          line[i] = Simd::load(column + i * kWidth);
-          Simd::hold(line[i]);
-        }
-        SPARSEKIT_UNROLL
-        for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
-        SPARSEKIT_UNROLL
-        for (int j = 0; j < kRows; ++j)
-          sum[j] = Simd::fma(
-              second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
-        SPARSEKIT_UNROLL
-        for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
-      }
+      for (int j = 0; j < kRows; ++j) sum[j] = Simd::load(at + j * kWidth);
+      add_slice<kRows, 2>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) Simd::store(at + j * kWidth, sum[j]);
     }
-    targets.store<kRows>(panel, n, sum);
+    for (int64_t r = 0; r < rows; ++r) targets.store(panel, first + r, kRows, sums + r * kRows * kWidth);
   }
 }
 
@@ -182,12 +210,12 @@ void multiply_entries(const ConvEntries& w, const ConvPanel& panel, float* sums)
   with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
 }
 
-void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
   with_constant<kMostRows>(panel.layout->rows, [&](auto rows) {
     if (panel.layout->shape.stride[0] == 1)
-      multiply_slices_of<rows, 1>(w, panel, begin, end);
+      multiply_slice_rows<rows>(w, panel, begin, end);
     else
-      multiply_slices_of<rows, 2>(w, panel, begin, end);
+      multiply_slice_chunks<rows>(w, panel, begin, end, sums);
   });
 }
 
