@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsekit.errors import PruningError
-from sparsekit.pruning.dependencies import Axis, Dependencies, resolve
+from sparsekit.pruning.dependencies import Dependencies
+from sparsekit.shrinking.channels import Channels
 from sparsekit.shrinking.constants import Readings
-from sparsekit.shrinking.graph import Element, Families, Side
+from sparsekit.shrinking.graph import WHOLE, Element, Families, Side
 
 Layers = dict[str, nn.Module]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The outputs of a layer as the rest of the network sees them.
-
-    Args:
-        runs: per output, the number of the head that it belongs to; every output has its own where there are no heads.
-        reasons: per output, why it has to stay, or None.
-    """
-
-    runs: list[int]
-    reasons: list[str | None]
+LEAST = 1e-3
+"""A constant takes over the weights of others that are up to a thousand times as large: three digits of a weight."""
 
 
 def filters(module: nn.Module) -> Tensor:
@@ -46,36 +35,20 @@ def depthwise(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1
 
 
-def foldable(module: nn.Module, values: Tensor) -> Tensor:
-    """For which inputs of the constant ``values`` a bias can take the layer's answer over, exactly."""
-    if isinstance(module, _ConvTransposeNd):
+def bordered(module: nn.Module) -> bool:
+    """Whether a convolution puts zeros around its input."""
+    if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":
+        return False
+    if isinstance(module.padding, str):
+        return module.padding == "same" and max(module.kernel_size) > 1
+    return any(module.padding)
+
+
+def replaceable(module: nn.Module, values: Tensor) -> Tensor:
+    """Which inputs of the constant ``values`` the layer can do without, given another constant beside a border."""
+    if isinstance(module, _ConvTransposeNd) or (isinstance(module, _ConvNd) and module.groups > 1 and bordered(module)):
         return values == 0
-    if isinstance(module, _ConvNd) and module.padding_mode == "zeros":
-        widths = module.padding
-        bordered = max(module.kernel_size) > 1 and widths == "same" if isinstance(widths, str) else any(widths)
-        if bordered:
-            return values == 0
     return ~values.isnan()
-
-
-def rows(axis: Axis) -> Rows:
-    """Read the runs and reasons from the axis of a weight's outputs."""
-    axis = resolve(axis)
-    if not axis:
-        return Rows([0], [None])
-    first, inner = axis[0], 1
-    for leaf in axis[1:]:
-        inner *= leaf.size
-    if first.pieces is None:
-        runs: list[int] = list(range(first.size))
-        reasons: list[str | None] = [first.reason] * first.size
-    else:
-        runs, reasons = [], []
-        for piece in first.pieces:
-            part = rows(piece)
-            runs += [len(runs) + run for run in part.runs]
-            reasons += part.reasons
-    return Rows([run for run in runs for _ in range(inner)], [why for why in reasons for _ in range(inner)])
 
 
 class Choice:
@@ -92,14 +65,15 @@ class Choice:
         self.layers, self.families, self.readings = layers, families, readings
         self.members = families.members()
         self.root = {element: root for root, elements in self.members.items() for element in elements}
-        self.rows = {
-            name: rows(dependencies.axes[f"{name}.weight" if name else "weight"][0])
+        self.frozen = _frozen(layers, readings)
+        self.channels = Channels(dependencies, self._free())
+        self.outputs = {
+            name: found
             for name, module in layers.items()
             if isinstance(module, (nn.Linear, _ConvNd))
             and not isinstance(module, _ConvTransposeNd)
-            and (f"{name}.weight" if name else "weight") in dependencies.axes
+            and (found := self.channels.outputs(name)) is not None
         }
-        self.frozen = _frozen(layers, readings)
         self.unread = {
             name: self._unread(name)
             for name, module in layers.items()
@@ -114,21 +88,39 @@ class Choice:
         self.gone = {root for root in self.members if self._can_go(root)}
         self._settle()
 
+    def _free(self) -> Layers:
+        """The layers that can lose channels."""
+        kinds = (nn.Linear, _ConvNd, *WHOLE)
+        return {name: m for name, m in self.layers.items() if isinstance(m, kinds) and name not in self.frozen}
+
     def _unread(self, name: str) -> Tensor:
         """Which inputs of a layer it ignores or can replace."""
         module = self.layers[name]
         silent = (filters(module) == 0).all(dim=3).all(dim=1).flatten()
         values = self.readings.values.get(name)
-        return silent if values is None else silent | foldable(module, values)
+        return silent if values is None else silent | replaceable(module, values)
 
     def _can_go(self, root: Element) -> bool:
         """Whether nothing needs the family."""
         elements = self.members[root]
         if any(element in self.families.stuck for element in elements):
             return False
-        return any(side[1] == "in" for side, _ in elements) and all(
-            self._may_go(side, index) for side, index in elements
-        )
+        split = any(element in self.families.split for element in elements)
+        if not any(way == "in" for (_, way), _ in elements) or (split and self._joined(elements)):
+            return False
+        if not all(self._may_go(side, index) for side, index in elements):
+            return False
+        if not self.channels.agree(elements):
+            (name, _), index = root
+            raise PruningError(
+                f"{name}: expected outputs that can be followed, got {index}, for which torch-pruning finds other "
+                f"channels than the run does"
+            )
+        return True
+
+    def _joined(self, elements: Iterable[Element]) -> bool:
+        """Whether the channels lie side by side with others, in a tensor that is cut where it is always cut."""
+        return any(way == "out" and name in self.outputs and self.outputs[name].joined for (name, way), _ in elements)
 
     def _may_go(self, side: Side, index: int) -> bool:
         """Whether one layer agrees."""
@@ -139,17 +131,20 @@ class Choice:
             return True
         if way == "in":
             return depthwise(module) or bool(self.unread[name][index])
-        if name not in self.rows:
+        if name not in self.outputs:
             return isinstance(module, _ConvTransposeNd)
-        found = self.rows[name]
+        found = self.outputs[name]
         alone = len(set(found.runs)) == len(found.runs)
         return found.reasons[index] is None and not (alone and side in self.families.paired)
 
     def _settle(self) -> None:
         """Take families back until every layer keeps a shape it can have."""
         sides = {side for elements in self.members.values() for side, _ in elements}
-        while back := {root for side in sides for root in self._taken_back(side)}:
-            self.gone -= back
+        before = -1
+        while before != len(self.gone):
+            before = len(self.gone)
+            for side in sorted(sides):
+                self.gone -= set(self._taken_back(side))
 
     def _taken_back(self, side: Side) -> Iterator[Element]:
         """Families that have to stay because of one layer."""
@@ -158,12 +153,22 @@ class Choice:
         going = self.going(side)
         if all(going):
             yield self.root[side, 0]
-        if way == "out" and name in self.rows and side not in self.cut_anywhere:
-            runs = self.rows[name].runs
+        if way == "out" and name in self.outputs and side not in self.cut_anywhere:
+            runs = self.outputs[name].runs
             broken = {run for run, goes in zip(runs, going) if not goes} if len(set(runs)) < len(runs) else set()
             yield from (self.root[side, i] for i, run in enumerate(runs) if going[i] and run in broken)
         if isinstance(module, _ConvNd) and _is_grouped(module):
             yield from self._uneven(name, module.groups, way)
+        elif way == "in" and bordered(module) and not depthwise(module) and name in self.readings.values:
+            yield from self._needed(name, torch.tensor(going))
+
+    def _needed(self, name: str, going: Tensor) -> Iterator[Element]:
+        """A constant that a convolution with a border needs, to give the others' weights to."""
+        values = self.readings.values[name].cpu().double().nan_to_num(0.0).abs()
+        silent = (filters(self.layers[name]) == 0).flatten(3).all(dim=3).all(dim=1).flatten().cpu()
+        lost = torch.where(going & ~silent, values, 0.0)
+        if float(torch.where(going, 0.0, values).max()) < LEAST * float(lost.max()):
+            yield self.root[(name, "in"), int(lost.argmax())]
 
     def _uneven(self, name: str, groups: int, way: str) -> Iterator[Element]:
         """What makes the groups of a convolution differ in size, unless the whole group goes."""
@@ -181,7 +186,7 @@ class Choice:
 
     def refuse_unknown(self) -> None:
         """Raise :class:`PruningError` where a filter lost all its weights and what follows it cannot be followed."""
-        for name, found in self.rows.items():
+        for name, found in self.outputs.items():
             dead = (filters(self.layers[name]) == 0).flatten(2).all(dim=2).flatten()
             for index in dead.nonzero().flatten().tolist():
                 reason = found.reasons[index]

@@ -24,7 +24,8 @@ from sparsekit.pruning.dependencies.layout import RULES as LAYOUT
 NAN = float("nan")
 CARRIES = frozenset(
     "sum mean amax amin prod var var_mean std std_mean linalg_vector_norm norm logsumexp _softmax _log_softmax "
-    "native_layer_norm native_group_norm cumsum cumprod max min _prelu_kernel rsub hardtanh hardtanh_ relu6".split()
+    "native_layer_norm native_group_norm cumsum cumprod max min _prelu_kernel rsub hardtanh hardtanh_ relu6 "
+    "hardswish hardswish_".split()
 )
 """Beside value by value: operations whose result is NaN wherever an operand that matters is."""
 LOSES = frozenset("nan_to_num sign sgn fmax fmin heaviside copysign hypot nextafter".split())

@@ -32,11 +32,13 @@ class Families:
         parent: an element that each belongs to; itself for the first of a family.
         stuck: why a family stays whatever its layers say, by element.
         paired: sides that meet each other in a matrix product of activations (queries and keys).
+        split: elements whose tensor is cut into parts somewhere.
     """
 
     parent: dict[Element, Element] = field(default_factory=dict)
     stuck: dict[Element, str] = field(default_factory=dict)
     paired: set[Side] = field(default_factory=set)
+    split: set[Element] = field(default_factory=set)
 
     def root(self, element: Element) -> Element:
         """The first element of its family."""
@@ -111,6 +113,8 @@ def _families(graph: Any, names: dict[nn.Module, str]) -> Families:
                 for side in _sides(graph, item.dep, names):
                     families.join((root, first), (side, index))
                     sides.add(side)
+                if type(node.module).__name__ in {"_SplitOp", "_SliceOp", "_UnbindOp"}:
+                    families.split.add((root, first))
                 if reason := _stuck(node.module, names):
                     families.stuck[root, first] = reason
         families.paired.update(sides if paired else ())

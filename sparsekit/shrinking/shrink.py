@@ -27,12 +27,13 @@ def shrink(model: nn.Module, masks: Mapping[str, Mask | Tensor] | None, example_
 
     A channel goes where every layer that reads it ignores it (its weights are zero), or reads the same number whatever
     the model is given and can add that to its bias: an output without weights is its bias, and what BatchNorm and
-    activations make of it. A convolution with a border of zeros cannot add up a number other than zero, so there the
-    channel stays. Channels that are added, concatenated, multiplied, or passed on by a depthwise convolution go
-    together or not at all, heads go whole, and each group of a convolution loses as many as the others or goes whole.
-    What the model returns keeps its shape. A layer never loses its last channel. Zeros that empty no channel stay
-    zeros. A layer without a bias gets one where it takes a number over. Where the module around a projection keeps its
-    number of heads in an attribute with ``head`` in its name, that is corrected.
+    activations make of it. Beside a border of zeros such a number is not the same everywhere; a convolution that pads
+    gives the weights to one constant channel, which stays for all. Channels that are added, concatenated, multiplied,
+    or passed on by a depthwise convolution go together or not at all, heads go whole, and each group of a convolution
+    loses as many as the others or goes whole. What the model returns keeps its shape. A layer never loses its last
+    channel. Zeros that empty no channel stay zeros. A layer without a bias gets one where it takes a number over. Where
+    the module around a projection keeps its number of heads in an attribute with ``head`` in its name, that is
+    corrected.
 
     Args:
         model: any module; left as it was, and in eval mode the equal of the result.
@@ -107,7 +108,7 @@ def _cut(masked: nn.Module, choice: Choice) -> nn.Module:
         if way == "in" and any(going) and name in choice.readings.values and isinstance(module, (nn.Linear, _ConvNd)):
             values = choice.readings.values[name]
             fold(module, torch.tensor(going, device=values.device), values)
-    cut(small, cuts, choice.rows)
+    cut(small, cuts, choice.outputs)
     return small
 
 
@@ -137,10 +138,10 @@ def _failure(small: nn.Module, example_inputs: Any, wanted: Sequence[Tensor]) ->
 def _blame(masked: nn.Module, choice: Choice, example_inputs: Any, wanted: Sequence[Tensor]) -> str:
     """Name the first layer whose outputs cannot be taken away; empty where each layer's can be by itself."""
     gone = choice.gone
-    names = [name for name in choice.layers if any(choice.going((name, "out"))) and name in choice.rows]
+    names = [name for name in choice.layers if any(choice.going((name, "out"))) and name in choice.outputs]
     try:
         for name in names:
-            choice.gone = gone & {choice.root.get(((name, "out"), i)) for i in range(len(choice.rows[name].runs))}
+            choice.gone = gone & {choice.root.get(((name, "out"), i)) for i in range(len(choice.outputs[name].runs))}
             if failure := _failure(_cut(masked, choice), example_inputs, wanted):
                 count = sum(choice.going((name, "out")))
                 return f"{name}: {failure}; {count} of its outputs go through something that cannot be followed"

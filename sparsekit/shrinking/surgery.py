@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from sparsekit.shrinking.choice import Rows, filters
+from sparsekit.shrinking.channels import Outputs
+from sparsekit.shrinking.choice import bordered, filters
 from sparsekit.shrinking.graph import Side
 
 Cuts = Mapping[Side, list[bool]]
@@ -17,7 +18,9 @@ Cuts = Mapping[Side, list[bool]]
 
 @torch.no_grad()
 def fold(module: nn.Module, going: Tensor, values: Tensor) -> None:
-    """Add to the bias of a layer what the inputs that go have given it; a layer without a bias gets one.
+    """Let a layer say by its bias what the inputs that go have made it say; one without a bias gets one.
+
+    Beside a border of zeros a constant is none, and its weights are added to those of a constant that stays.
 
     Args:
         module: a Linear or a convolution.
@@ -25,11 +28,15 @@ def fold(module: nn.Module, going: Tensor, values: Tensor) -> None:
         values: ``(inputs,)``, the constant of each; NaN where the weights that read it are zero.
     """
     assert isinstance(module, (nn.Linear, _ConvNd))
-    if isinstance(module, _ConvTransposeNd):
-        return  # only zeros go in there
+    lost = torch.where(going, values.double(), 0.0).nan_to_num(0.0)
+    if isinstance(module, _ConvTransposeNd) or not bool(lost.any()):
+        return  # a transposed convolution loses zeros only
+    if bordered(module):
+        if module.groups == 1:
+            _lean(module.weight, lost, torch.where(going, 0.0, values.double()).nan_to_num(0.0))
+        return
     kernels = filters(module).sum(dim=3, dtype=torch.float64)
-    spoken = torch.where(going, values, 0).nan_to_num(0.0).to(kernels).view(kernels.shape[0], -1, 1)
-    change = (kernels @ spoken).flatten()
+    change = (kernels @ lost.view(kernels.shape[0], -1, 1)).flatten()
     if not bool(change.any()):
         return
     if module.bias is None:
@@ -38,8 +45,17 @@ def fold(module: nn.Module, going: Tensor, values: Tensor) -> None:
         module.bias.copy_(module.bias.double() + change)
 
 
+def _lean(weight: Tensor, lost: Tensor, left: Tensor) -> None:
+    """Add to the weights of the largest constant that stays what those of the others make."""
+    rest = int(left.abs().argmax())
+    matrices = weight.double().flatten(2)
+    change = torch.einsum("oit,i->ot", matrices, lost)
+    if bool(change.any()):
+        weight[:, rest] = (matrices[:, rest] + change / left[rest]).view_as(weight[:, rest]).to(weight.dtype)
+
+
 @torch.no_grad()
-def cut(model: nn.Module, cuts: Cuts, rows: Mapping[str, Rows]) -> None:
+def cut(model: nn.Module, cuts: Cuts, outputs: Mapping[str, Outputs]) -> None:
     """Remove channels from the layers of ``model`` in place, and count its heads anew."""
     asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modules = dict(model.named_modules())
@@ -47,11 +63,13 @@ def cut(model: nn.Module, cuts: Cuts, rows: Mapping[str, Rows]) -> None:
         module = modules[name]
         if isinstance(module, _ConvNd) and module.groups > 1:
             if way == "out":
-                _cut_grouped(module, torch.tensor(cuts.get((name, "in"), ())), torch.tensor(going))
+                _cut_grouped(
+                    module, torch.tensor(cuts.get((name, "in"), [False] * module.in_channels)), torch.tensor(going)
+                )
         elif any(going):
             _remove(module, way, [index for index, goes in enumerate(going) if goes])
-            if way == "out" and name in rows:
-                _count_heads(modules[name.rpartition(".")[0]], rows[name].runs, going)
+            if way == "out" and name in outputs:
+                _count_heads(modules[name.rpartition(".")[0]], outputs[name].runs, going)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(asked.get(name, parameter.requires_grad))
 
