@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsekit.batches import call_model, evaluating, tensors_in
 from sparsekit.errors import PruningError
@@ -116,6 +117,7 @@ class _Spreading(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.paused = False
+        self.doubtful = WeakIdKeyDictionary()
 
     @contextmanager
     def pause(self) -> Any:
@@ -135,11 +137,19 @@ class _Spreading(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return _attention(func, args, kwargs)
         if rule := RULES.get(name):
             return rule(func, args, kwargs)
-        if name == "_local_scalar_dense" and args[0].is_floating_point() and bool(args[0].isnan()):
-            raise PruningError("shrink: expected a model that can be followed, got one that reads a value of a tensor")
+        given = list(tensors_in([args, kwargs]))
+        if name == "_local_scalar_dense" and self._in_doubt(given[0]):
+            raise PruningError("shrink: expected a model that can be followed, got one that asks for a tensor's value")
         out = func(*args, **kwargs)
-        known = _carries(func, name, args) and all(t.is_floating_point() for t in tensors_in([args, kwargs]))
+        counts = [tensor for tensor in tensors_in(out) if not tensor.is_floating_point()]
+        if counts and any(self._in_doubt(tensor) for tensor in given):
+            self.doubtful.update((tensor, True) for tensor in counts)
+        known = _carries(func, name, args) and all(tensor.is_floating_point() for tensor in given)
         return out if known else _nothing_known(func, out)
+
+    def _in_doubt(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` depends on the inputs; one of numbers that are no floats, if by way of floats."""
+        return bool(tensor.isnan().any()) if tensor.is_floating_point() else tensor in self.doubtful
 
 
 def _carries(func: Any, name: str, args: Sequence[Any]) -> bool:

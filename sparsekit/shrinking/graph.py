@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -84,7 +84,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Families:
                 model,
                 example_inputs,
                 forward_fn=call_model,
-                output_transform=lambda out: [t for t in outputs_of(out) if t.grad_fn is not None],
+                output_transform=_differentiable,
                 verbose=False,
             )
             return _families(graph, {module: name for name, module in model.named_modules()})
@@ -93,6 +93,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Families:
             f"shrink: expected a {type(model).__name__} that torch-pruning can follow, got "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _differentiable(output: Any) -> list[Tensor]:
+    """The outputs that the trace can start from."""
+    found = [tensor for tensor in outputs_of(output) if tensor.grad_fn is not None]
+    if not found:
+        raise ValueError("none of its outputs has a gradient")
+    return found
 
 
 def _families(graph: Any, names: dict[nn.Module, str]) -> Families:
