@@ -38,7 +38,8 @@ class Readings:
     """What the layers of a model have read in the run.
 
     Args:
-        values: by layer name, ``(input channels,)``, the constant of each channel, NaN where it is none.
+        values: by layer name, ``(input channels,)``, the constant of each channel, NaN where it is none; what the last
+            call has read.
         calls: by name of every module, how often it was called.
     """
 
@@ -95,9 +96,7 @@ def _reader(name: str, readings: Readings, mode: _Spreading) -> Callable[[nn.Mod
             return
         with mode.pause():
             dim = -1 if isinstance(module, nn.Linear) else -1 - len(module.kernel_size)
-            seen = _constant(args[0].detach().movedim(dim, -1).flatten(0, -2))
-            before = readings.values.get(name, seen)
-            readings.values[name] = torch.where(before == seen, seen, NAN)
+            readings.values[name] = _constant(args[0].detach().movedim(dim, -1).flatten(0, -2))
 
     return read
 

@@ -91,14 +91,24 @@ def test_products_carry_only_what_they_read():
         torch.testing.assert_close(rows[:, 1], values[1].expand(len(rows)))
 
 
-def test_a_border_of_zeros_leaves_no_constant_but_zero():
+def nothing(x):
+    return x
+
+
+def to_one_pixel(x):
+    return x.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("before", [nothing, to_one_pixel])
+def test_a_border_of_zeros_leaves_no_constant_but_zero(before):
     weight = torch.zeros(3, 4, 3, 3).double()
     weight[0, 1], weight[1, 3] = 1.0, 1.0  # reads a constant; reads a zero; reads nothing
-    values, _ = read(
-        lambda x: F.conv2d(x * torch.tensor([1.0, 1, 1, 0]).double()[:, None, None], weight, padding=1), width=3
-    )
+    scale = torch.tensor([1.0, 1, 1, 0]).double()[:, None, None]
+    values, _ = read(lambda x: F.conv2d(before(x) * scale, weight, padding=1), width=3)
     assert values.isnan().tolist() == [True, False, False]
     assert values[1:].tolist() == [0.0, 0.0]
+    pooled, _ = read(lambda x: F.avg_pool2d(before(x), 3, 1, 1))
+    assert bool(pooled.isnan().all())
 
 
 @pytest.mark.parametrize("masked", [False, True])

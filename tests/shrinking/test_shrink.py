@@ -223,6 +223,15 @@ def test_a_layer_without_any_filter_keeps_one():
     assert_equal(small, model, masks, SENTENCE)
 
 
+@pytest.mark.parametrize("between", [nn.PReLU(), nn.PReLU(8), nn.InstanceNorm2d(8, affine=True)], ids=str)
+def test_what_works_channel_by_channel_goes_along(between):
+    model = shaken(nn.Sequential(nn.Conv2d(3, 8, 3), between, nn.Conv2d(8, 6, 3)))
+    small = sk.shrink(model, masks := without(model, columns=[("2", [0, 3, 5])]), IMAGE)
+    assert small[0].out_channels == small[2].in_channels == 5
+    assert all(value.numel() in (1, 5) for value in small[1].parameters())
+    assert_equal(small, model, masks, OTHER, LARGE)
+
+
 def test_part_of_a_filter_is_masked_and_stays():
     model = shaken(Residual())
     keep = torch.rand_like(model.first.weight) > 0.5

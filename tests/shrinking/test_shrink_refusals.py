@@ -69,12 +69,25 @@ def test_what_cannot_be_followed_is_refused(network, match):
     assert sk.shrink(model, {}, IMAGE)  # without removed channels it does not matter
 
 
-def mixed(norm):
-    return lambda: Between(norm)
+class Shift(nn.Module):
+    """Adds a number per channel that no layer owns."""
+
+    def __init__(self, value):
+        super().__init__()
+        if isinstance(value, nn.Parameter):
+            self.value = value
+        else:
+            self.register_buffer("value", value)
+
+    def forward(self, x):
+        return x + self.value
 
 
 KEPT = {
-    "group norm": mixed(nn.GroupNorm(2, 8)),
+    "group norm": lambda: Between(nn.GroupNorm(2, 8)),
+    "a buffer": lambda: Between(Shift(torch.randn(8, 1, 1))),
+    "a parameter": lambda: Between(Shift(nn.Parameter(torch.randn(8, 1, 1)))),
+    "statistics of a sample": lambda: Between(nn.InstanceNorm2d(8, track_running_stats=True)),
     "a border of channels": lambda: Between(lambda x: nn.functional.pad(x[:, :6], (0, 0, 0, 0, 1, 1))),
     "halves": lambda: Between(lambda x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1)),
 }
