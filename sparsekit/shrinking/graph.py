@@ -144,8 +144,6 @@ def _sides(graph: Any, dependency: Any, names: dict[nn.Module, str]) -> Iterator
 
 def _stuck(module: Any, names: dict[nn.Module, str]) -> str | None:
     """Why channels that reach ``module`` have to stay."""
-    if isinstance(module, nn.Parameter):
-        return "meets a parameter that belongs to no layer"
     if module in names and not isinstance(module, (*WHOLE, _ConvNd, nn.Linear)):
         return f"goes through {names[module]}, a {type(module).__name__} that mixes its channels"
     if isinstance(module, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)) and module.track_running_stats:
