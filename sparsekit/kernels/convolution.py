@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -101,7 +101,7 @@ class Convolution:
         """Return the fields as JSON types."""
         return {name: list(field) if isinstance(field, tuple) else field for name, field in asdict(self).items()}
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The fields as one string, for an operator's arguments."""
         return json.dumps(self.as_json())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch.nn.functional as F
@@ -19,7 +18,6 @@ _SPARE = {"reflect": 1, "circular": 0}
 """By how much an image has to be larger than its padding."""
 
 
-@dataclass(frozen=True)
 class Border:
     """The padding of a convolution, added to the images before a kernel sees them.
 
@@ -31,22 +29,15 @@ class Border:
         LayerError: the mode is unknown.
     """
 
-    convolution: Convolution
-    mode: PaddingMode = "zeros"
-
-    def __post_init__(self) -> None:
-        if self.mode not in PADDING_MODES:
-            raise LayerError(f"convolution: expected a padding mode of {', '.join(PADDING_MODES)}, got {self.mode!r}")
-
-    @cached_property
-    def added(self) -> bool:
+    def __init__(self, convolution: Convolution, mode: PaddingMode = "zeros") -> None:
+        if mode not in PADDING_MODES:
+            raise LayerError(f"convolution: expected a padding mode of {', '.join(PADDING_MODES)}, got {mode!r}")
+        self.convolution, self.mode = convolution, mode
+        self.added = mode != "zeros" and any(convolution.padding)
         """Whether anything is added."""
-        return self.mode != "zeros" and any(self.convolution.padding)
-
-    @cached_property
-    def inner(self) -> Convolution:
+        self.inner = replace(convolution, padding=(0, 0, 0, 0)) if self.added else convolution
         """What is left for a kernel to do."""
-        return replace(self.convolution, padding=(0, 0, 0, 0)) if self.added else self.convolution
+        self.inner_text = self.inner.text
 
     def inner_size(self, size: Size) -> Size:
         """Return the size ``(N, H, W)`` of what a kernel sees of images of ``size``."""

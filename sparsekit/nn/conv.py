@@ -195,7 +195,7 @@ class SparseConv2d(PackedLayer):
         x = self._checked(x, bias)
         parts = [getattr(self, name) for name in self._part_names]
         border = self._border
-        names = (self.format.name, border.inner.text, kernel_names(border.inner_names(self.kernel_by_size)))
+        names = (self.format.name, border.inner_text, kernel_names(border.inner_names(self.kernel_by_size)))
         return in_order_of(x, call_conv2d(border.around(x), bias, parts, list(self._integer_values), names))
 
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
