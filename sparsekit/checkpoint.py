@@ -190,7 +190,7 @@ def _without(source: str, model: nn.Module, name: str) -> nn.Module:
     try:
         old = module_at(model, name)
     except LayerError as error:
-        raise CheckpointError(f"{source}: layer {name}: {error}") from error
+        raise CheckpointError(f"{source}: {error}") from error
     if not isinstance(old, ABSORBED):
         known = ", ".join(kind.__name__ for kind in ABSORBED)
         raise CheckpointError(f"{source}: layer {name}: expected one of {known}, got {type(old).__name__}")

@@ -60,9 +60,9 @@ class Convolution:
             ("groups", (self.groups,), 1),
         ):
             if len(got) != length or not all(isinstance(n, int) and n >= 1 for n in got):
-                raise LayerError(f"convolution: expected a {what} of {length} integers of at least 1, got {got}")
+                raise LayerError(f"convolution: expected {what} to be {length} integers of at least 1, got {got}")
         if len(self.padding) != 4 or not all(isinstance(n, int) and n >= 0 for n in self.padding):
-            raise LayerError(f"convolution: expected a padding of 4 integers of at least 0, got {self.padding}")
+            raise LayerError(f"convolution: expected padding to be 4 integers of at least 0, got {self.padding}")
         if self.in_channels < 0 or self.in_channels % self.groups:
             raise LayerError(f"convolution: expected channels of {self.groups} groups, got {self.in_channels}")
         if self.activation not in ACTIVATIONS:
