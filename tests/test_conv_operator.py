@@ -87,16 +87,17 @@ def test_gradients_to_second_order(family, convolution):
     assert torch.autograd.gradcheck(lambda x: ops.conv2d(x, packed, convolution), (inputs[0],), fast_mode=True)
 
 
-def test_the_gradient_of_a_trained_weight_is_the_dense_one_where_weights_are_kept():
+def test_gradients_are_the_dense_ones_where_weights_are_kept():
     packed = packed_in(CSR, UNEVEN, 6)
     parts = {name: t.requires_grad_(t.is_floating_point()) for name, t in packed.tensors().items()}
     weight = packed.unpack().detach().reshape(UNEVEN.weight_shape(6)).requires_grad_()
-    x = images(UNEVEN)
+    x, same = images(UNEVEN).requires_grad_(), images(UNEVEN).requires_grad_()
     ops.conv2d(x, packed, UNEVEN).square().sum().backward()
-    padded = nn.functional.pad(x, (1, 0, 0, 2))
+    padded = nn.functional.pad(same, (1, 0, 0, 2))
     nn.functional.silu(nn.functional.conv2d(padded, weight, None, (2, 1), 0, (1, 2), 2)).square().sum().backward()
     kept = weight.detach().flatten() != 0
     torch.testing.assert_close(parts["values"].grad, weight.grad.flatten()[kept], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x.grad, same.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_no_images_give_gradients_of_zeros():
