@@ -207,6 +207,6 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.stride(1) < x.stride(3) else torch.contiguous_format
 
 
-def in_order_of(x: Tensor, y: Tensor) -> Tensor:
-    """Return ``y``, copied where it does not lie in the memory order of ``x``."""
-    return y.contiguous(memory_format=memory_format_of(x))
+def in_order_of(x: Tensor, y: Tensor, order: torch.memory_format | None = None) -> Tensor:
+    """Return ``y``, copied where it does not lie in the memory order of ``x``, or in ``order`` where that is given."""
+    return y.contiguous(memory_format=order or memory_format_of(x))

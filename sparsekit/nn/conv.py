@@ -31,6 +31,8 @@ from sparsekit.nn.packed import PREFIX, PackedLayer, expect_alike
 from sparsekit.nn.ready import is_plain, needs_gradient
 from sparsekit.ops import call_conv2d, check_bias, check_images, kernel_names
 
+_ORDERS = {None: None, torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
+
 
 class SparseConv2d(PackedLayer):
     """A :class:`torch.nn.Conv2d` with the weight in a packed format, and an activation after it.
@@ -49,6 +51,8 @@ class SparseConv2d(PackedLayer):
             that does not refuse.
         trainable: whether the stored values are parameters.
         padding_mode: what is put into the padding: "zeros", "reflect", "replicate" or "circular".
+        memory_format: the order in memory of what is returned, ``torch.contiguous_format`` or ``torch.channels_last``;
+            None = that of the input.
 
     Raises:
         LayerError: the weight does not belong to the convolution, or the padding mode is unknown.
@@ -68,13 +72,14 @@ class SparseConv2d(PackedLayer):
         kernel_by_size: Mapping[Size, str] | None = None,
         trainable: bool = False,
         padding_mode: PaddingMode = "zeros",
+        memory_format: torch.memory_format | None = None,
     ) -> None:
         convolution.check_weight(packed.rows, packed.columns, type(self).__name__)
         super().__init__(packed, bias, kernels, trainable)
         self.kernel_by_size = dict(kernel_by_size or {})
         self.absorbed: tuple[str, ...] = ()
         """Names, in the model, of the layers whose work this one does; ``nn.Identity`` stands in their places."""
-        self.convolution, self.padding_mode = convolution, padding_mode
+        self.convolution, self.padding_mode, self.memory_format = convolution, padding_mode, memory_format
         self._border = Border(convolution, padding_mode)
         self.in_channels, self.out_channels = convolution.in_channels, packed.rows
         if bias is not None:
@@ -175,7 +180,7 @@ class SparseConv2d(PackedLayer):
             if not shape[0] or not self.out_channels:
                 return self._through_operator(x, bias)
             run = self._get_run(size, ready)
-        return in_order_of(x, run(self._border.around(x), bias))
+        return in_order_of(x, run(self._border.around(x), bias), self.memory_format)
 
     def to_dense(self) -> nn.Conv2d | nn.Sequential:
         """Return a dense layer of the same weight, bias and mode, followed by the activation where there is one.
@@ -196,7 +201,8 @@ class SparseConv2d(PackedLayer):
         parts = [getattr(self, name) for name in self._part_names]
         border = self._border
         names = (self.format.name, border.inner_text, kernel_names(border.inner_names(self.kernel_by_size)))
-        return in_order_of(x, call_conv2d(border.around(x), bias, parts, list(self._integer_values), names))
+        y = call_conv2d(border.around(x), bias, parts, list(self._integer_values), names)
+        return in_order_of(x, y, self.memory_format)
 
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
         check_images(x, bias, values, (self.convolution, self.out_channels), self.label)
@@ -215,12 +221,14 @@ class SparseConv2d(PackedLayer):
             **super().get_extra_state(),
             "convolution": self.convolution.as_json(),
             "padding_mode": self.padding_mode,
+            "memory_format": _ORDERS[self.memory_format],
             "kernel_by_size": [[*size, name] for size, name in self.kernel_by_size.items()],
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
         self.kernel_by_size = {(n, h, w): name for n, h, w, name in state["kernel_by_size"]}
+        self.memory_format = _order_named(state["memory_format"])
 
     def _make_room(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         own = self.get_extra_state()
@@ -255,7 +263,8 @@ class SparseConv2d(PackedLayer):
         )
         expect_alike("(convolution, padding mode)", (convolution, mode), model=(before, old.padding_mode))
         kernels = {(int(n), int(h), int(w)): str(kernel) for n, h, w, kernel in entry["kernel_by_size"]}
-        settings: dict[str, Any] = {"trainable": trainable, "padding_mode": mode}
+        order = _order_named(entry["memory_format"])
+        settings: dict[str, Any] = {"trainable": trainable, "padding_mode": mode, "memory_format": order}
         new = cls(packed, convolution, bias, kernel_by_size=kernels, **settings)
         new.absorbed = absorbed
         return new
@@ -275,6 +284,10 @@ class SparseConv2d(PackedLayer):
         planned = [f"{name} at {size[0]} x {size[1]} x {size[2]}" for size, name in self.kernel_by_size.items()]
         problem = ConvProblem(self.packed, self._border.inner, usual, torch.get_num_threads())
         return f"{text}, bias={self.bias is not None}{self._packed_repr(planned, problem)}"
+
+
+def _order_named(name: str | None) -> torch.memory_format | None:
+    return {known: order for order, known in _ORDERS.items()}[name]
 
 
 def _size_of(x: Tensor) -> Size:

@@ -10,10 +10,10 @@ from sparsekit.planning.planner import plan
 
 
 def layer_costs(model: nn.Module, example_inputs: Any, *, progress: bool = False) -> dict[str, float]:
-    """Measure the fastest dense way of every Linear, in seconds for all its calls, by parameter name.
+    """Measure the fastest dense way of every Linear and Conv2d, in seconds for all its calls, by parameter name.
 
     This is what ``CostWeighted(costs=...)`` takes to spend zeros where time is. Layers that are not measured (see
-    :func:`~sparsekit.planning.plan`: convolutions, and layers that the inputs never reach) are left out. The cost of a
+    :func:`~sparsekit.planning.plan`, such as those that the inputs never reach) are left out. The cost of a
     tied weight is that of all layers that use it. Measurements are kept on disk and used again.
 
     Args:
@@ -23,14 +23,14 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, progress: bool = False
 
     Raises:
         InputError: the model refuses the inputs.
-        LayerError: the model is on the meta device, or a Linear has no floating weight.
+        LayerError: the model is on the meta device, or a layer has no floating weight.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     costs: dict[str, float] = {}
     for layer in plan(model, example_inputs, progress=progress).layers:
         if layer.dense is not None:
-            linear = model.get_submodule(layer.name)
-            assert isinstance(linear, nn.Linear)
-            name = names[id(linear.weight)]
-            costs[name] = costs.get(name, 0.0) + layer.dense.seconds
+            module = model.get_submodule(layer.name)
+            assert isinstance(module, nn.Linear | nn.Conv2d)
+            name = names[id(module.weight)]
+            costs[name] = costs.get(name, 0.0) + layer.best_dense
     return costs

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sparsekit.kernels
 from sparsekit.formats import Dense
+from sparsekit.kernels.base import Runs
 from sparsekit.mask import Mask
 from sparsekit.planning.cache import Times
-from sparsekit.planning.measure import EAGER
+from sparsekit.planning.jobs import AS_IS, EAGER
+from sparsekit.planning.observe import Key
 
 GAIN = 1.05
 """A layer is replaced only where it gets faster by this factor."""
@@ -18,16 +21,16 @@ GAIN = 1.05
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a layer: a format, and its fastest kernel at each batch size.
+    """One way to run a layer: a format, and its fastest kernel at each size of input.
 
     Args:
         format: the format's name.
-        kernels: kernel name by batch size.
+        kernels: kernel name by size of input.
         seconds: for all calls of the layer that the example inputs make.
     """
 
     format: str
-    kernels: dict[int, str]
+    kernels: dict[Key, str]
     seconds: float
 
 
@@ -38,25 +41,32 @@ class LayerPlan:
     Args:
         name: as in ``named_modules``.
         mask: what stays.
-        calls: how often the example inputs call the layer with each batch size.
+        calls: how often the example inputs call the layer with each size of input.
         chosen: the way to run it; None leaves the layer as it is.
         dense: the fastest dense way.
         eager: the layer as it is, in seconds for all calls.
         reason: why no sparse way was chosen, or "".
+        fused: names of the layers whose work a convolution takes over where it is replaced.
     """
 
     name: str
     mask: Mask
-    calls: dict[int, int] = field(default_factory=dict)
+    calls: dict[Key, int] = field(default_factory=dict)
     chosen: Way | None = None
     dense: Way | None = None
     eager: float = 0.0
     reason: str = ""
+    fused: tuple[str, ...] = ()
 
     @property
     def sparse(self) -> bool:
         """Whether a sparse format was chosen."""
         return self.chosen is not None and self.chosen.format != Dense.name
+
+    @property
+    def best_dense(self) -> float:
+        """What all calls take in the fastest dense way, the layer as it is included."""
+        return min(self.dense.seconds, self.eager) if self.dense else self.eager
 
     @property
     def seconds(self) -> float:
@@ -71,17 +81,23 @@ class LayerPlan:
             "remainder": str(self.mask.remainder),
             "shape": list(self.mask.shape),
             "sparsity": self.mask.sparsity,
-            "calls": {str(batch): count for batch, count in self.calls.items()},
+            "calls": {key_name(key): count for key, count in self.calls.items()},
+            "fused": list(self.fused),
             "format": self.chosen.format if self.chosen else None,
-            "kernels": {str(b): k for b, k in self.chosen.kernels.items()} if self.chosen else {},
+            "kernels": {key_name(key): name for key, name in self.chosen.kernels.items()} if self.chosen else {},
             "eager_us": self.eager * 1e6,
-            "dense_us": self.dense.seconds * 1e6 if self.dense else None,
+            "dense_us": self.best_dense * 1e6 if self.dense else None,
             "chosen_us": self.seconds * 1e6,
             "reason": self.reason,
         }
 
 
-def decide(name: str, mask: Mask, calls: Mapping[int, int], times: Mapping[int, Times]) -> LayerPlan:
+def key_name(key: Key) -> str:
+    """Write a size of input: a number of tokens, or of images and their height and width."""
+    return str(key) if isinstance(key, int) else "x".join(map(str, key))
+
+
+def decide(name: str, mask: Mask, calls: Mapping[Key, int], times: Mapping[Key, Times]) -> LayerPlan:
     """Choose for one layer.
 
     A sparse format is chosen where it beats the fastest dense way by :data:`GAIN`; else prepacked dense where it beats
@@ -90,40 +106,41 @@ def decide(name: str, mask: Mask, calls: Mapping[int, int], times: Mapping[int, 
     Args:
         name: the layer.
         mask: what stays.
-        calls: how often it is called, by batch size.
-        times: seconds by kernel name, by batch size.
+        calls: how often it is called, by size of input.
+        times: seconds by kernel name, by size of input.
     """
-    formats = {kernel.name: kernel.format.name for kernel in sparsekit.kernels.KERNELS}
+    kernels: tuple[Runs[Any], ...] = (*sparsekit.kernels.KERNELS, *sparsekit.kernels.CONV_KERNELS)
+    formats = {kernel.name: kernel.format.name for kernel in kernels}
     ways = {family: way for family in sorted(set(formats.values())) if (way := _way(family, formats, calls, times))}
     dense = ways.pop(Dense.name)
-    eager = sum(count * times[batch][EAGER] for batch, count in calls.items())
+    eager = sum(count * times[key].get(AS_IS, times[key].get(EAGER, math.inf)) for key, count in calls.items())
     best = min(ways.values(), key=lambda way: way.seconds, default=None)
     chosen, reason = None, ""
-    if best is not None and best.seconds * GAIN <= dense.seconds:
+    if best is not None and best.seconds * GAIN <= min(dense.seconds, eager):
         chosen = best
     else:
-        reason = _why_not(mask, best, dense)
+        reason = _why_not(mask, best, min(dense.seconds, eager))
         if dense.seconds * GAIN <= eager:
             chosen = dense
     return LayerPlan(name, mask, dict(calls), chosen, dense, eager, reason)
 
 
-def _way(family: str, formats: Mapping[str, str], calls: Mapping[int, int], times: Mapping[int, Times]) -> Way | None:
-    """The fastest kernel of ``family`` at each batch size, or None where one batch size has none."""
+def _way(family: str, formats: Mapping[str, str], calls: Mapping[Key, int], times: Mapping[Key, Times]) -> Way | None:
+    """The fastest kernel of ``family`` at each size of input, or None where one size has none."""
     kernels, seconds = {}, 0.0
-    for batch, count in calls.items():
-        own = {name: time for name, time in times[batch].items() if formats.get(name) == family}
+    for key, count in calls.items():
+        own = {name: time for name, time in times[key].items() if formats.get(name) == family}
         if not own:
             return None
-        kernels[batch] = min(own, key=lambda name: own[name])
-        seconds += count * own[kernels[batch]]
+        kernels[key] = min(own, key=lambda name: own[name])
+        seconds += count * own[kernels[key]]
     return Way(family, kernels, seconds)
 
 
-def _why_not(mask: Mask, best: Way | None, dense: Way) -> str:
+def _why_not(mask: Mask, best: Way | None, dense: float) -> str:
     if mask.sparsity == 0.0:
         return "no zeros"
     if best is None:
-        return "no sparse kernel runs every batch size"
+        return "no sparse kernel runs every size of input"
     kernels = ", ".join(sorted(set(best.kernels.values())))
-    return f"{kernels} runs at {dense.seconds / best.seconds:.2f}x dense, {GAIN:g}x is needed"
+    return f"{kernels} runs at {dense / best.seconds:.2f}x dense, {GAIN:g}x is needed"

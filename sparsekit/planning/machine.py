@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparsekit.kernels import KERNELS, native
+from sparsekit.kernels import CONV_KERNELS, KERNELS, native
 
 
 def describe_machine() -> dict[str, Any]:
@@ -31,7 +31,7 @@ def fingerprint() -> dict[str, str]:
         "cpu": cpu_name(),
         "torch": torch.__version__,
         "isa": " ".join(f"{stem}:{isa}" for stem, isa in sorted(used.items())),
-        "kernels": " ".join(kernel.name for kernel in KERNELS),
+        "kernels": " ".join([*(kernel.name for kernel in KERNELS), *(kernel.name for kernel in CONV_KERNELS)]),
         "build": native.build_stamp(),
     }
 

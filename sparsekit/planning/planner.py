@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -20,52 +20,69 @@ from sparsekit.errors import LayerError, MaskError
 from sparsekit.formats import format_named
 from sparsekit.formats.base import FLOATING
 from sparsekit.mask import Mask, read_mask
-from sparsekit.nn import SparseLinear, replace_module
 from sparsekit.planning.cache import Cache, Times
-from sparsekit.planning.layer import LayerPlan, Way, decide
+from sparsekit.planning.fusion import find_fusions
+from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Job, Orders
+from sparsekit.planning.layer import LayerPlan, decide
 from sparsekit.planning.machine import describe_machine
-from sparsekit.planning.measure import EAGER, Job, measure
-from sparsekit.planning.observe import observe
+from sparsekit.planning.measure import measure
+from sparsekit.planning.observe import Key, is_empty, observe
+from sparsekit.planning.sites import ConvSite, LinearSite, Site
 from sparsekit.planning.table import render, table
 
 MOST_EVICTED = 64 << 20
 """Bytes read between two measured calls, at most: beyond this the last-level cache holds nothing of the layer."""
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Masks = Mapping[str, Mask | Tensor]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The choice made for every Linear of a model; printable and appliable.
+    """The choice made for every Linear and Conv2d of a model; printable and appliable.
 
     Args:
         model: the model that was planned for; a plan never changes it.
-        layers: one entry per Linear, in the model's order.
+        layers: one entry per layer, in the model's order.
         masks: the masks that were given, by parameter name.
+        sites: the layers, in the same order.
+        order: in which images are to lie in memory, "contiguous" or "channels_last": the one in which all layers
+            together are the fastest. None for a model without convolutions.
     """
 
     model: nn.Module
     layers: tuple[LayerPlan, ...]
     masks: dict[str, Mask]
+    sites: tuple[Site, ...] = ()
+    order: Orders | None = None
 
     def apply(self) -> nn.Module:
-        """Return a copy of the model with the chosen layers replaced and the given masks applied."""
+        """Return a copy of the model with the chosen layers replaced and the given masks applied.
+
+        A BatchNorm and an activation that a convolution takes over leave an ``nn.Identity``: the copy is for inference,
+        and BatchNorms that are folded do not learn.
+        """
         # A copy made in inference mode could never be trained.
         with torch.inference_mode(False), torch.no_grad():
             fast = copy.deepcopy(self.model)
             parameters = dict(fast.named_parameters(remove_duplicate=False))
             for name, mask in self.masks.items():
                 parameters[name].masked_fill_(~mask.keep, 0.0)
-            for layer in self.layers:
+            order = self.order or "contiguous"
+            if self.order is not None:
+                fast = fast.to(memory_format=MEMORY_FORMATS[order])  # type: ignore[call-overload]
+            for site, layer in zip(self.sites, self.layers):
                 if layer.chosen is not None:
-                    fast = _replace(fast, layer, layer.chosen)
+                    format = format_named(layer.chosen.format)
+                    fast = site.put(fast, format, layer.mask, layer.chosen.kernels, order)
         return fast
 
     def as_json(self) -> dict[str, Any]:
         """Return machine and layers as JSON types."""
-        return {"machine": describe_machine(), "layers": [layer.as_json() for layer in self.layers]}
+        return {
+            "machine": describe_machine(),
+            "order": self.order,
+            "layers": [layer.as_json() for layer in self.layers],
+        }
 
     def __str__(self) -> str:
         return render(self.layers)
@@ -75,10 +92,12 @@ class Plan:
 
 
 def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> Plan:
-    """Measure, for every Linear, the fastest dense way and each sparse kernel, and choose; changes nothing.
+    """Measure, for every Linear and Conv2d, the fastest dense way and each sparse kernel, and choose; changes nothing.
 
-    Layers are measured on the batch sizes that ``example_inputs`` produce, with the number of threads that torch uses
-    now. Measurements are kept on disk (``SPARSEKIT_CACHE``) and used again.
+    A BatchNorm2d, and a ReLU or SiLU module, whose input is all that a convolution returns, are fused with it, by their
+    eval mode. Images are kept in the one order in memory, contiguous or channels_last, in which all layers together are
+    the fastest. Layers are measured on the sizes that ``example_inputs`` produce, with the number of threads that torch
+    uses now. Measurements are kept on disk (``SPARSEKIT_CACHE``) and used again.
 
     Args:
         model: any module; it is run once, in eval mode.
@@ -95,12 +114,21 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
     _check_model(model)
     given = _check_masks(model, masks or {})
     calls = observe(model, example_inputs)
+    sites = _sites(model, example_inputs, calls)
     others = min(MOST_EVICTED, sum(p.numel() * p.element_size() for p in model.parameters()))
-    cache = Cache()
-    rows = track(calls.items(), "measuring layers", transient=True, disable=not progress)
-    layers = tuple(_plan_layer(model, name, given, counts, (others, cache)) for name, counts in rows)
+    orders: tuple[Orders, ...] = ("contiguous", "channels_last")
+    convolves = any(isinstance(site, ConvSite) for site in sites)
+    cache, found = Cache(), dict[Orders, list[LayerPlan]]()
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("measuring layers", total=len(sites) * (1 + convolves))
+        for order in orders[: 1 + convolves]:
+            found[order] = []
+            for site in sites:
+                found[order].append(_plan_layer(site, given, calls[site.name], order, (others, cache)))
+                bar.advance(task)
     cache.save()
-    return Plan(model, layers, given)
+    best = min(found, key=lambda order: sum(layer.seconds for layer in found[order]))
+    return Plan(model, tuple(found[best]), given, tuple(sites), best if convolves else None)
 
 
 def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> nn.Module:
@@ -111,54 +139,37 @@ def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *
     return plan(model, example_inputs, masks, progress=progress).apply()
 
 
-def _plan_layer(
-    model: nn.Module, name: str, masks: Mapping[str, Mask], calls: Counter[int], means: tuple[int, Cache]
-) -> LayerPlan:
-    linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    weight = linear.weight.detach()
-    mask = masks.get(f"{name}.weight".lstrip(".")) or read_mask(weight)
-    why_not = _why_not(linear)
+def _sites(model: nn.Module, example_inputs: Any, names: Iterable[str]) -> list[Site]:
+    fusions = {fusion.conv: fusion for fusion in find_fusions(model, example_inputs)}
+    return [
+        ConvSite(model, name, fusions.get(name))
+        if isinstance(model.get_submodule(name), nn.Conv2d)
+        else LinearSite(model, name)
+        for name in names
+    ]
+
+
+def _plan_layer(site: Site, masks: Masks, calls: Counter[Key], order: Orders, means: tuple[int, Cache]) -> LayerPlan:
+    mask = masks.get(f"{site.name}.weight".lstrip(".")) or read_mask(site.layer.weight.detach())
+    assert isinstance(mask, Mask)
+    why_not = site.why_not(tuple(calls))
     if why_not:
-        return LayerPlan(name, mask, reason=why_not)
-    counts = {batch: count for batch, count in sorted(calls.items()) if batch > 0}
+        return LayerPlan(site.name, mask, reason=why_not)
+    counts = {key: count for key, count in sorted(calls.items()) if not is_empty(key)}
     if not counts:
         how = "call it with empty batches only" if calls else "never call it"
-        return LayerPlan(name, mask, reason=f"the example inputs {how}")
+        return LayerPlan(site.name, mask, reason=f"the example inputs {how}")
     others, cache = means
-    bias = None if linear.bias is None else linear.bias.detach()
-    times = {batch: _times(Job(weight, mask, bias, batch, others), cache) for batch in counts}
-    return decide(name, mask, counts, times)
-
-
-def _why_not(linear: nn.Linear) -> str:
-    """Why a layer cannot be replaced, whatever it would gain, or ""."""
-    if type(linear).forward is not nn.Linear.forward or "forward" in vars(linear):
-        return f"{type(linear).__name__} has a forward of its own"
-    if any(vars(linear)[hooks] for hooks in HOOKS):
-        return "it has hooks, which a packed layer would lose"
-    if not linear.weight.numel():
-        return "it has no weights"
-    if linear.weight.device.type != "cpu":
-        return f"layers on {linear.weight.device.type} are not measured yet"
-    return ""
+    times = {key: _times(site.job(mask, key, others, order), cache) for key in counts}
+    return replace(decide(site.name, mask, counts, times), fused=site.fused)
 
 
 def _times(job: Job, cache: Cache) -> Times:
     found = cache.get(job.key)
-    if found is None or EAGER not in found:
+    if found is None or not found.keys() & {EAGER, AS_IS}:
         found = measure(job)
         cache.put(job.key, found)
     return found
-
-
-def _replace(model: nn.Module, layer: LayerPlan, way: Way) -> nn.Module:
-    linear = model.get_submodule(layer.name)
-    assert isinstance(linear, nn.Linear)
-    packed = format_named(way.format).pack(linear.weight.detach(), layer.mask)
-    sparse = SparseLinear.from_packed(packed, linear.bias, kernel_by_batch=way.kernels).train(linear.training)
-    sparse.layer_name = layer.name
-    return replace_module(model, layer.name, sparse)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -169,7 +180,7 @@ def _check_model(model: nn.Module) -> None:
         if tensor.is_meta:
             raise LayerError(f"{name}: expected a tensor with data, got one on the meta device")
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module.weight.dtype not in FLOATING:
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.dtype not in FLOATING:
             raise LayerError(f"{name}.weight: expected a floating weight, got {module.weight.dtype}")
 
 

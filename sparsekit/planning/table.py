@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparsekit.planning.layer import LayerPlan
+from sparsekit.planning.layer import LayerPlan, key_name
 
 WIDTH = 180
-HEADERS = ("layer", "pattern", "sparsity", "batch", "format", "kernel", "dense us", "sparse us", "gain", "why not")
-RIGHT = {"sparsity", "batch", "dense us", "sparse us", "gain"}
+HEADERS = ("layer", "pattern", "sparsity", "input", "format", "kernel", "dense us", "sparse us", "gain", "why not")
+RIGHT = {"sparsity", "input", "dense us", "sparse us", "gain"}
 
 
 def table(layers: Sequence[LayerPlan]) -> Table:
@@ -38,9 +38,9 @@ def summary(layers: Sequence[LayerPlan]) -> str:
     """Return what the plan changes, in one line."""
     measured = [layer for layer in layers if layer.dense]
     if not measured:
-        return "Nothing was measured: the example inputs call no Linear that could be replaced."
+        return "Nothing was measured: the example inputs call no Linear or Conv2d that could be replaced."
     eager = sum(layer.eager for layer in measured)
-    dense = sum(layer.dense.seconds for layer in measured if layer.dense)
+    dense = sum(layer.best_dense for layer in measured)
     chosen = sum(layer.seconds for layer in measured)
     sparse = sum(layer.sparse for layer in layers)
     prepacked = sum(layer.chosen is not None and not layer.sparse for layer in layers)
@@ -59,11 +59,11 @@ def _cells(layer: LayerPlan) -> tuple[str, ...]:
         layer.name or "(the model)",
         f"{layer.mask.pattern}{left}",
         f"{layer.mask.sparsity:.3f}",
-        ", ".join(f"{batch} x {count}" if count > 1 else str(batch) for batch, count in layer.calls.items()),
+        ", ".join(f"{count} * {key_name(key)}" if count > 1 else key_name(key) for key, count in layer.calls.items()),
         way.format if way else "-",
         ", ".join(dict.fromkeys(way.kernels.values())) if way else "-",
-        f"{layer.dense.seconds * 1e6:.0f}" if layer.dense else "-",
+        f"{layer.best_dense * 1e6:.0f}" if layer.dense else "-",
         f"{sparse.seconds * 1e6:.0f}" if sparse else "-",
-        f"{layer.dense.seconds / sparse.seconds:.2f}x" if layer.dense and sparse else "-",
+        f"{layer.best_dense / sparse.seconds:.2f}x" if layer.dense and sparse else "-",
         layer.reason,
     )

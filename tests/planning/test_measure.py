@@ -4,12 +4,13 @@ import torch
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.planning import measure as module
-from sparsekit.planning.measure import BUDGET_S, EAGER, FIRST_LOOK_S, Job, measure
+from sparsekit.planning.jobs import EAGER, LinearJob
+from sparsekit.planning.measure import BUDGET_S, FIRST_LOOK_S, measure
 from tests.weights import random_mask, random_weight
 
 
 def job(sparsity=0.5, batch=3, others=0, pattern=Unstructured(), dtype=torch.float32, bias=None):  # noqa: B008
-    return Job(random_weight((16, 16), dtype), random_mask((16, 16), pattern, sparsity), bias, batch, others)
+    return LinearJob(random_weight((16, 16), dtype), random_mask((16, 16), pattern, sparsity), bias, others, batch)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_the_key_tells_apart_what_runs_at_another_speed():
         job(dtype=torch.bfloat16).key,
         job(pattern=Block(4, 4)).key,
         job(pattern=NM(2, 4)).key,
-        Job(random_weight((16, 32)), Mask(torch.ones(16, 32).bool()), None, 3, 0).key,
+        LinearJob(random_weight((16, 32)), Mask(torch.ones(16, 32).bool()), None, 0, 3).key,
     ]
     assert len(set(keys)) == len(keys)
 
@@ -97,7 +98,7 @@ def test_sparsities_that_are_nearly_the_same_share_a_key():
     def key(zeros):
         keep = ones.clone()
         keep[:zeros] = False
-        return Job(weight, Mask(keep.view(100, 100)), None, 3, 0).key
+        return LinearJob(weight, Mask(keep.view(100, 100)), None, 0, 3).key
 
     assert key(9000) == key(9010)
     assert key(1) != key(0)

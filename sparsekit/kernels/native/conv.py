@@ -86,8 +86,8 @@ def _refuses_groups(problem: ConvProblem) -> Refusal | None:
 
 
 CSR_CONV = ConvKernel("csr_conv_native", CSR, _refuses, _bind_csr)
-"""Cost: 2 FLOP per kept weight and pixel; one vector load from the first-level cache per vector multiply-add. Each input
-is copied once per kernel column. The weight is copied into the order in which it is read."""
+"""Cost: 2 FLOP per kept weight and pixel; one vector load from the first-level cache per vector multiply-add. Each
+input is copied once per kernel column. The weight is copied into the order in which it is read."""
 
 BLOCK_CSR_CONV = ConvKernel("block_csr_conv_native", BlockCSR, _refuses_groups, _bind_blocks)
 """Cost: 2 FLOP per stored weight and pixel. Whole 3 x 3 kernels load each input row once for the three output rows that

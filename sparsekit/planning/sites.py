@@ -1,0 +1,142 @@
+"""The layers of a model that can be replaced: what each computes, what keeps it as it is, and what takes its place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from sparsekit.formats import Format
+from sparsekit.kernels.convolution import Convolution, Size
+from sparsekit.mask import Mask
+from sparsekit.nn import SparseConv2d, SparseLinear, replace_module
+from sparsekit.nn.border import Border
+from sparsekit.planning.fusion import Fusion, apply_fusion, folded
+from sparsekit.planning.jobs import MEMORY_FORMATS, ConvJob, Job, LinearJob, Orders
+from sparsekit.planning.observe import UNBATCHED, Key
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Site(ABC):
+    """One layer of a model.
+
+    Args:
+        model: the root; a site never changes it.
+        name: of the layer, as in ``named_modules``.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.model, self.name = model, name
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        self.layer: nn.Linear | nn.Conv2d = layer
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """Names of the layers whose work a replacement takes over."""
+        return ()
+
+    def why_not(self, keys: tuple[Key, ...]) -> str:
+        """Why the layer cannot be replaced, whatever it would gain, or ""."""
+        layer, kind = self.layer, nn.Linear if isinstance(self.layer, nn.Linear) else nn.Conv2d
+        if type(layer).forward is not kind.forward or "forward" in vars(layer):
+            return f"{type(layer).__name__} has a forward of its own"
+        if any(vars(layer)[hooks] for hooks in HOOKS):
+            return "it has hooks, which a packed layer would lose"
+        if not layer.weight.numel():
+            return "it has no weights"
+        if layer.weight.device.type != "cpu":
+            return f"layers on {layer.weight.device.type} are not measured yet"
+        if UNBATCHED in keys:
+            return "the example inputs call it with an image that has no batch dimension"
+        return ""
+
+    @abstractmethod
+    def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
+        """Return what is to be measured for inputs of one size."""
+
+    @abstractmethod
+    def put(
+        self, into: nn.Module, format: type[Format], mask: Mask, kernels: Mapping[Key, str], order: Orders
+    ) -> nn.Module:
+        """Put the packed layer into a copy of the model, and return the copy."""
+
+
+class LinearSite(Site):
+    """A linear layer."""
+
+    def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
+        """See :class:`Site`; the order of images does not matter."""
+        assert isinstance(key, int)
+        bias = None if self.layer.bias is None else self.layer.bias.detach()
+        return LinearJob(self.layer.weight.detach(), mask, bias, others, key)
+
+    def put(
+        self, into: nn.Module, format: type[Format], mask: Mask, kernels: Mapping[Key, str], order: Orders
+    ) -> nn.Module:
+        """See :class:`Site`."""
+        linear = into.get_submodule(self.name)
+        assert isinstance(linear, nn.Linear)
+        by_batch = {key: name for key, name in kernels.items() if isinstance(key, int)}
+        packed = format.pack(linear.weight.detach(), mask)
+        sparse = SparseLinear.from_packed(packed, linear.bias, kernel_by_batch=by_batch).train(linear.training)
+        sparse.layer_name = self.name
+        return replace_module(into, self.name, sparse)
+
+
+class ConvSite(Site):
+    """A convolution, with what can be fused with it.
+
+    Args:
+        model: the root.
+        name: of the layer.
+        fusion: what :func:`~sparsekit.planning.fusion.find_fusions` found behind it, or None.
+    """
+
+    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None) -> None:
+        super().__init__(model, name)
+        self.fusion = fusion or Fusion(name, None, None, "none")
+        assert isinstance(self.layer, nn.Conv2d)
+        self.border = Border(Convolution.of(self.layer, self.fusion.kind), self.layer.padding_mode)
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """See :class:`Site`."""
+        return tuple(name for name in (self.fusion.norm, self.fusion.activation) if name is not None)
+
+    def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
+        """See :class:`Site`."""
+        assert not isinstance(key, int)
+        weight, bias = self._folded(self.model)
+        dense = tuple(self.model.get_submodule(name) for name in (self.name, *self.fused))
+        return ConvJob(weight, mask, bias, others, self.border, key, order, dense)
+
+    def put(
+        self, into: nn.Module, format: type[Format], mask: Mask, kernels: Mapping[Key, str], order: Orders
+    ) -> nn.Module:
+        """See :class:`Site`."""
+        conv = into.get_submodule(self.name)
+        weight, bias = self._folded(into)
+        by_size: dict[Size, str] = {key: name for key, name in kernels.items() if not isinstance(key, int)}
+        sparse = SparseConv2d.from_packed(
+            format.pack(weight, mask),
+            self.border.convolution,
+            bias,
+            kernel_by_size=by_size,
+            padding_mode=self.border.mode,
+            memory_format=MEMORY_FORMATS[order],
+        ).train(conv.training)
+        sparse.layer_name, sparse.absorbed = self.name, self.fused
+        return apply_fusion(into, self.fusion, sparse)
+
+    def _folded(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the convolution in ``model``, its BatchNorm folded in."""
+        conv = model.get_submodule(self.name)
+        assert isinstance(conv, nn.Conv2d)
+        if self.fusion.norm is None:
+            return conv.weight.detach(), conv.bias if conv.bias is None else conv.bias.detach()
+        norm = model.get_submodule(self.fusion.norm)
+        assert isinstance(norm, nn.BatchNorm2d)
+        return folded(conv, norm)
