@@ -60,6 +60,18 @@ void start_sums(const ConvPanel& panel, int64_t first_row, int64_t rows, float* 
   }
 }
 
+// Outputs whose lines are on their way to the caches while those before them are computed or stored.
+constexpr int64_t kOutputsAhead = 4;
+
+template <int kRows>
+void store_sums(const Targets& targets, const ConvPanel& panel, int64_t first_row, int64_t rows, const float* sums) {
+  for (int64_t r = 0; r < rows && r < kOutputsAhead; ++r) targets.prefetch(panel, first_row + r);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (r + kOutputsAhead < rows) targets.prefetch(panel, first_row + r + kOutputsAhead);
+    targets.store(panel, first_row + r, kRows, sums + r * kRows * kWidth);
+  }
+}
+
 template <int kRows>
 void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
   start_sums<kRows>(panel, w.first_row, w.rows, sums);
@@ -76,8 +88,7 @@ void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* su
     }
   }
   const Targets targets(panel);
-  for (int64_t r = 0; r < w.rows; ++r)
-    targets.store(panel, w.first_row + r, kRows, sums + r * kRows * kWidth);
+  store_sums<kRows>(targets, panel, w.first_row, w.rows, sums);
 }
 
 // Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
@@ -111,7 +122,7 @@ template <int kRows>
 void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
   const Targets targets(panel);
   for (int64_t row = begin; row < end; ++row) {
-    targets.prefetch(panel, row);
+    if (row + 2 < end) targets.prefetch(panel, row + 2);
     const Vec start = bias_of(panel, row);
     Vec sum[kRows];
     SPARSEKIT_UNROLL
@@ -139,7 +150,7 @@ void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t 
       SPARSEKIT_UNROLL
       for (int j = 0; j < kRows; ++j) Simd::store(at + j * kWidth, sum[j]);
     }
-    for (int64_t r = 0; r < rows; ++r) targets.store(panel, first + r, kRows, sums + r * kRows * kWidth);
+    store_sums<kRows>(targets, panel, first, rows, sums);
   }
 }
 
@@ -150,7 +161,7 @@ SPARSEKIT_INLINE void multiply_group(const float* values, const int32_t* lines, 
   Vec sum[kGroup][kRows];
   SPARSEKIT_UNROLL
   for (int g = 0; g < kGroup; ++g) {
-    targets.prefetch(panel, row + g);
+    if (row + kOutputsAhead + g < panel.out_rows) targets.prefetch(panel, row + kOutputsAhead + g);
     SPARSEKIT_UNROLL
     for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, row + g);
   }
