@@ -12,7 +12,7 @@ from sparsekit.formats import Dense
 from sparsekit.kernels.base import Runs
 from sparsekit.mask import Mask
 from sparsekit.planning.cache import Times
-from sparsekit.planning.jobs import AS_IS, EAGER
+from sparsekit.planning.jobs import AS_IS, EAGER, Orders
 from sparsekit.planning.observe import Key
 
 GAIN = 1.05
@@ -47,6 +47,7 @@ class LayerPlan:
         eager: the layer as it is, in seconds for all calls.
         reason: why no sparse way was chosen, or "".
         fused: names of the layers whose work a convolution takes over where it is replaced.
+        order: of images in memory, in which a convolution was measured.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerPlan:
     eager: float = 0.0
     reason: str = ""
     fused: tuple[str, ...] = ()
+    order: Orders = "contiguous"
 
     @property
     def sparse(self) -> bool:

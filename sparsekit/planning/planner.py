@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +17,16 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsekit.batches import expect_module
+from sparsekit.batches import call_model, evaluating, expect_module
 from sparsekit.errors import LayerError, MaskError
 from sparsekit.formats import format_named
 from sparsekit.formats.base import FLOATING
+from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask, read_mask
 from sparsekit.planning.cache import Cache, Times
 from sparsekit.planning.fusion import find_fusions
 from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Job, Orders
-from sparsekit.planning.layer import LayerPlan, decide
+from sparsekit.planning.layer import GAIN, LayerPlan, decide
 from sparsekit.planning.machine import describe_machine
 from sparsekit.planning.measure import measure
 from sparsekit.planning.observe import Key, is_empty, observe
@@ -32,6 +35,16 @@ from sparsekit.planning.table import render, table
 
 MOST_EVICTED = 64 << 20
 """Bytes read between two measured calls, at most: beyond this the last-level cache holds nothing of the layer."""
+
+BUDGET_S = 0.5
+"""Seconds to time a whole model in all orders of its images; at least three runs each."""
+
+KEPT_IN: dict[str | None, Orders] = {
+    "contiguous": "contiguous",
+    "channels_last": "channels_last",
+    "mixed": "channels_last",
+}
+"""The order of the weights of convolutions that are not replaced, which their results follow."""
 
 Masks = Mapping[str, Mask | Tensor]
 
@@ -45,15 +58,19 @@ class Plan:
         layers: one entry per layer, in the model's order.
         masks: the masks that were given, by parameter name.
         sites: the layers, in the same order.
-        order: in which images are to lie in memory, "contiguous" or "channels_last": the one in which all layers
-            together are the fastest. None for a model without convolutions.
+        order: in which images lie in memory: "contiguous", "channels_last", or "mixed", where sparse convolutions leave
+            them contiguous and dense ones channels_last. It is the one in which the whole model was the fastest, or
+            :data:`~sparsekit.planning.jobs.AS_IS` where that was the model as it is, and then no layer is replaced.
+            None for a model without convolutions.
+        seconds: what one run of the whole model took, by order; empty for a model without convolutions.
     """
 
     model: nn.Module
     layers: tuple[LayerPlan, ...]
     masks: dict[str, Mask]
     sites: tuple[Site, ...] = ()
-    order: Orders | None = None
+    order: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def apply(self) -> nn.Module:
         """Return a copy of the model with the chosen layers replaced and the given masks applied.
@@ -67,13 +84,13 @@ class Plan:
             parameters = dict(fast.named_parameters(remove_duplicate=False))
             for name, mask in self.masks.items():
                 parameters[name].masked_fill_(~mask.keep, 0.0)
-            order = self.order or "contiguous"
-            if self.order is not None:
-                fast = fast.to(memory_format=MEMORY_FORMATS[order])  # type: ignore[call-overload]
+            if self.order in KEPT_IN:
+                order = MEMORY_FORMATS[KEPT_IN[self.order]]
+                fast = fast.to(memory_format=order)  # type: ignore[call-overload]
             for site, layer in zip(self.sites, self.layers):
                 if layer.chosen is not None:
                     format = format_named(layer.chosen.format)
-                    fast = site.put(fast, format, layer.mask, layer.chosen.kernels, order)
+                    fast = site.put(fast, format, layer.mask, layer.chosen.kernels, layer.order)
         return fast
 
     def as_json(self) -> dict[str, Any]:
@@ -81,26 +98,27 @@ class Plan:
         return {
             "machine": describe_machine(),
             "order": self.order,
+            "network_us": {order: seconds * 1e6 for order, seconds in self.seconds.items()},
             "layers": [layer.as_json() for layer in self.layers],
         }
 
     def __str__(self) -> str:
-        return render(self.layers)
+        return render(self.layers, self.seconds)
 
     def __rich__(self) -> Table:
-        return table(self.layers)
+        return table(self.layers, self.seconds)
 
 
 def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> Plan:
     """Measure, for every Linear and Conv2d, the fastest dense way and each sparse kernel, and choose; changes nothing.
 
     A BatchNorm2d, and a ReLU or SiLU module, whose input is all that a convolution returns, are fused with it, by their
-    eval mode. Images are kept in the one order in memory, contiguous or channels_last, in which all layers together are
-    the fastest. Layers are measured on the sizes that ``example_inputs`` produce, with the number of threads that torch
-    uses now. Measurements are kept on disk (``SPARSEKIT_CACHE``) and used again.
+    eval mode. Layers are measured on the sizes that ``example_inputs`` produce, with the number of threads that torch
+    uses now. Measurements are kept on disk (``SPARSEKIT_CACHE``) and used again. Of a model with convolutions the whole
+    is timed as well, as it is and with its images in each order in memory: changes of order between layers cost time.
 
     Args:
-        model: any module; it is run once, in eval mode.
+        model: any module; it is run in eval mode, a few times where it has convolutions.
         example_inputs: a tensor, a tuple (positional) or a dict (keywords).
         masks: by parameter name, as :func:`sparsekit.prune` returns them; a bool tensor is an unstructured mask.
             Layers without one, and all where None, have their zeros read.
@@ -118,7 +136,7 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
     others = min(MOST_EVICTED, sum(p.numel() * p.element_size() for p in model.parameters()))
     orders: tuple[Orders, ...] = ("contiguous", "channels_last")
     convolves = any(isinstance(site, ConvSite) for site in sites)
-    cache, found = Cache(), dict[Orders, list[LayerPlan]]()
+    cache, found = Cache(), dict[str, list[LayerPlan]]()
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("measuring layers", total=len(sites) * (1 + convolves))
         for order in orders[: 1 + convolves]:
@@ -127,8 +145,29 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
                 found[order].append(_plan_layer(site, given, calls[site.name], order, (others, cache)))
                 bar.advance(task)
     cache.save()
-    best = min(found, key=lambda order: sum(layer.seconds for layer in found[order]))
-    return Plan(model, tuple(found[best]), given, tuple(sites), best if convolves else None)
+    if not convolves:
+        return Plan(model, tuple(found["contiguous"]), given, tuple(sites))
+    found["mixed"] = [one if one.sparse else other for one, other in zip(found["contiguous"], found["channels_last"])]
+    return _fastest_plan([Plan(model, tuple(found[o]), given, tuple(sites), o) for o in found], example_inputs)
+
+
+def _fastest_plan(plans: Sequence[Plan], example_inputs: Any) -> Plan:
+    """Run the model as it is and as each of the plans makes it; return the fastest plan.
+
+    That is one that replaces nothing where no other gains by :data:`~sparsekit.planning.layer.GAIN`.
+    """
+    models = {AS_IS: plans[0].model, **{str(p.order): p.apply() for p in plans if any(x.chosen for x in p.layers)}}
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode())
+        times = fastest({o: partial(call_model, model, example_inputs) for o, model in models.items()}, BUDGET_S)
+    best = next(iter(times))
+    if times[best] * GAIN > times[AS_IS]:
+        reason = f"the whole model gains {times[AS_IS] / times[best]:.2f}x, {GAIN:g}x is needed"
+        layers = tuple(replace(x, chosen=None, reason=x.reason or reason) for x in plans[0].layers)
+        return replace(plans[0], layers=layers, order=AS_IS, seconds=times)
+    return replace(next(p for p in plans if p.order == best), seconds=times)
 
 
 def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> nn.Module:
@@ -161,7 +200,7 @@ def _plan_layer(site: Site, masks: Masks, calls: Counter[Key], order: Orders, me
         return LayerPlan(site.name, mask, reason=f"the example inputs {how}")
     others, cache = means
     times = {key: _times(site.job(mask, key, others, order), cache) for key in counts}
-    return replace(decide(site.name, mask, counts, times), fused=site.fused)
+    return replace(decide(site.name, mask, counts, times), fused=site.fused, order=order)
 
 
 def _times(job: Job, cache: Cache) -> Times:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,9 +16,9 @@ HEADERS = ("layer", "pattern", "sparsity", "input", "format", "kernel", "dense u
 RIGHT = {"sparsity", "input", "dense us", "sparse us", "gain"}
 
 
-def table(layers: Sequence[LayerPlan]) -> Table:
+def table(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None) -> Table:
     """Return one row per layer and a summary; "dense us" is the fastest dense way, prepacked ones included."""
-    made = Table(caption=summary(layers), caption_justify="left")
+    made = Table(caption=summary(layers, network or {}), caption_justify="left")
     for header in HEADERS:
         made.add_column(header, justify="right" if header in RIGHT else "left", overflow="fold")
     for layer in layers:
@@ -26,15 +26,17 @@ def table(layers: Sequence[LayerPlan]) -> Table:
     return made
 
 
-def render(layers: Sequence[LayerPlan]) -> str:
+def render(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None) -> str:
     """Return the table as plain text."""
     text = io.StringIO()
     # Neither FORCE_COLOR nor a notebook may put anything but text there.
-    Console(file=text, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False).print(table(layers))
+    Console(file=text, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False).print(
+        table(layers, network)
+    )
     return text.getvalue()
 
 
-def summary(layers: Sequence[LayerPlan]) -> str:
+def summary(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None) -> str:
     """Return what the plan changes, in one line."""
     measured = [layer for layer in layers if layer.dense]
     if not measured:
@@ -48,7 +50,16 @@ def summary(layers: Sequence[LayerPlan]) -> str:
         f"{sparse} of {len(layers)} layers run sparse, {prepacked} prepacked dense, "
         f"{len(layers) - sparse - prepacked} stay as they are. All measured layers: as they are {eager * 1e6:.0f} us, "
         f"best dense {dense * 1e6:.0f} us, as planned {chosen * 1e6:.0f} us, {dense / chosen:.2f}x of best dense."
+        + _whole(network or {})
     )
+
+
+def _whole(network: Mapping[str, float]) -> str:
+    """Say what one run of the whole model takes in each order of its images, the fastest first."""
+    if not network:
+        return ""
+    times = ", ".join(f"{order} {seconds * 1e3:.1f} ms" for order, seconds in network.items())
+    return f" The whole model, by the order of its images: {times}."
 
 
 def _cells(layer: LayerPlan) -> tuple[str, ...]:
