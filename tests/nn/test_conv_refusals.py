@@ -16,6 +16,8 @@ from tests.nn.test_conv import dense_conv, sparse_conv
 def test_wrong_input_is_one_error_that_names_the_layer():
     layer = sparse_conv()
     layer.layer_name = "features.3"
+    with torch.no_grad():
+        layer(torch.zeros(1, 6, 4, 4))  # a size that it remembers is no pass
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             for x, message in (
