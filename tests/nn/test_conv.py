@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsekit.kernels
 import sparsekit.nn.choice
-from sparsekit.errors import KernelError, LayerError
+from sparsekit.errors import InputError, KernelError, LayerError
 from sparsekit.formats import CSR, FORMATS, BlockCSR, Dense
 from sparsekit.kernels import ConvKernel, Convolution
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
@@ -176,7 +176,11 @@ def test_the_rule_takes_no_dense_format_for_zeros_that_stay_in_training():
 
 
 def test_an_example_decides_by_measurement(monkeypatch):
-    own = ConvKernel("csr_conv_own", CSR, lambda problem: None, REFERENCE_CONV_KERNELS[1].bind)
+    def bind(packed, convolution):
+        run = REFERENCE_CONV_KERNELS[1].bind(packed, convolution)
+        return lambda x, bias: run(x, bias).contiguous()
+
+    own = ConvKernel("csr_conv_own", CSR, lambda problem: None, bind)
     monkeypatch.setattr(sparsekit.kernels, "CONV_KERNELS", (own, *REFERENCE_CONV_KERNELS))
     seen = []
 
