@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -234,8 +235,8 @@ class SparseConv2d(PackedLayer):
         own = self.get_extra_state()
         extra = state_dict.get(prefix + "_extra_state", own)
         for what in ("convolution", "padding_mode"):
-            if extra.get(what) != own[what]:
-                raise FormatError(f"expected {what} {own[what]}, got {extra.get(what)}")
+            if extra.get(what, own[what]) != own[what]:
+                raise FormatError(f"expected {what} {own[what]}, got {extra[what]}")
         super()._make_room(state_dict, prefix)
 
     def describe(self) -> dict[str, Any]:
@@ -249,12 +250,9 @@ class SparseConv2d(PackedLayer):
         assert isinstance(old, nn.Conv2d | SparseConv2d)
         convolution = Convolution.from_json(entry["convolution"])
         absorbed, mode = tuple(str(name) for name in entry.get("absorbed", ())), entry["padding_mode"]
-        has_bias = old.bias is not None
-        if isinstance(old, SparseConv2d):
-            before, trainable = old.convolution, old.trainable
-        else:  # what the file's layer has absorbed stands behind the dense one
-            before, trainable = Convolution.of(old, convolution.activation if absorbed else "none"), False
-            has_bias = has_bias or (bool(absorbed) and bias is not None)
+        before, has_bias = Convolution.of(old) if isinstance(old, nn.Conv2d) else old.convolution, old.bias is not None
+        if absorbed and (isinstance(old, nn.Conv2d) or not old.absorbed):  # what was absorbed stands behind the old one
+            before, has_bias = replace(before, activation=convolution.activation), has_bias or bias is not None
         expect_alike(
             "(out, bias)",
             (packed.rows, bias is not None),
@@ -264,7 +262,8 @@ class SparseConv2d(PackedLayer):
         expect_alike("(convolution, padding mode)", (convolution, mode), model=(before, old.padding_mode))
         kernels = {(int(n), int(h), int(w)): str(kernel) for n, h, w, kernel in entry["kernel_by_size"]}
         order = _order_named(entry["memory_format"])
-        settings: dict[str, Any] = {"trainable": trainable, "padding_mode": mode, "memory_format": order}
+        settings: dict[str, Any] = {"padding_mode": mode, "memory_format": order}
+        settings["trainable"] = isinstance(old, SparseConv2d) and old.trainable
         new = cls(packed, convolution, bias, kernel_by_size=kernels, **settings)
         new.absorbed = absorbed
         return new

@@ -199,7 +199,10 @@ class PackedLayer(nn.Module):
 
         A parameter whose shape changes becomes another one, which an optimizer has to be told.
         """
-        extra = state_dict.get(prefix + "_extra_state", self.get_extra_state())
+        own = self.get_extra_state()
+        extra = state_dict.get(prefix + "_extra_state", own)
+        if extra.keys() != own.keys():
+            raise FormatError(f"expected the state of a {type(self).__name__}, with {list(own)}, got {list(extra)}")
         family = format_named(extra["format"])
         keys = {name: prefix + PREFIX + name for name in family.tensor_names()}
         if not all(key in state_dict for key in keys.values()):

@@ -11,7 +11,7 @@ from torch import nn
 
 import sparsekit.kernels
 import sparsekit.nn.choice
-from sparsekit.errors import InputError, LayerError
+from sparsekit.errors import InputError, KernelError, LayerError
 from sparsekit.formats import CSR, FORMATS, BlockCSR, Dense
 from sparsekit.kernels import ConvKernel, Convolution
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
@@ -176,7 +176,11 @@ def test_the_rule_takes_no_dense_format_for_zeros_that_stay_in_training():
 
 
 def test_an_example_decides_by_measurement(monkeypatch):
-    own = ConvKernel("csr_conv_own", CSR, lambda problem: None, REFERENCE_CONV_KERNELS[1].bind)
+    def bind(packed, convolution):
+        run = REFERENCE_CONV_KERNELS[1].bind(packed, convolution)
+        return lambda x, bias: run(x, bias).contiguous()
+
+    own = ConvKernel("csr_conv_own", CSR, lambda problem: None, bind)
     monkeypatch.setattr(sparsekit.kernels, "CONV_KERNELS", (own, *REFERENCE_CONV_KERNELS))
     seen = []
 
@@ -239,6 +243,16 @@ def test_a_changed_number_of_threads_chooses_anew(monkeypatch):
             assert layer(torch.zeros(1, 6, 4, 4))[0, 0, 0, 0] == value
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_no_kernel_sees_an_empty_batch(grad):
+    layer = sparse_conv()
+    own = SparseConv2d.from_packed(layer.packed, layer.convolution, kernels=())
+    x = torch.zeros(0, 6, 4, 5).requires_grad_(grad)
+    assert own(x).shape == (0, 8, 4, 5)
+    with torch.no_grad(), pytest.raises(KernelError, match="no kernel convolves 1 images of 4 x 5 with csr"):
+        own(torch.zeros(1, 6, 4, 5))
 
 
 def test_a_kernel_is_bound_once_for_all_sizes(monkeypatch):

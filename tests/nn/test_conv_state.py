@@ -74,10 +74,12 @@ def test_state_dicts_of_other_convolutions_are_refused(settings, message):
     assert same_bits(layer.weight, before)
 
 
-def test_a_state_dict_of_a_linear_layer_is_refused():
-    linear = SparseLinear.from_dense(nn.Linear(54, 8), format="csr")
-    with pytest.raises(RuntimeError, match=r"expected convolution .*, got None"):
-        sparse_conv().load_state_dict(linear.state_dict())
+def test_state_dicts_of_the_other_layer_are_refused():
+    linear, conv = SparseLinear.from_dense(nn.Linear(54, 8), format="csr"), sparse_conv()
+    with pytest.raises(RuntimeError, match=r"expected the state of a SparseConv2d, with .*'convolution'"):
+        conv.load_state_dict(linear.state_dict())
+    with pytest.raises(RuntimeError, match=r"expected the state of a SparseLinear, with .*'kernel_by_batch'"):
+        linear.load_state_dict(conv.state_dict())
 
 
 @every_format
@@ -153,13 +155,13 @@ def assert_same_net(a, b):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("into", [lambda: Net(1).eval(), lambda: compiled_net(1)], ids=["dense", "compiled"])
+@pytest.mark.parametrize(
+    "into", [lambda fused: Net(1).eval(), lambda fused: compiled_net(1), lambda fused: compiled_net(1, fused)]
+)
 def test_files_bring_their_layers_into_any_model_of_the_architecture(into, fused, tmp_path):
-    if fused and isinstance(into().first, SparseConv2d):
-        into = lambda: compiled_net(1, fused=True)  # noqa: E731
     net = compiled_net(fused=fused)
     save(net, tmp_path / "m")
-    loaded = load(tmp_path / "m", into=into())
+    loaded = load(tmp_path / "m", into=into(fused))
     assert_same_net(loaded, net)
     assert loaded.first.layer_name == "first"
     assert isinstance(loaded.norm, nn.Identity) == fused
