@@ -1,13 +1,15 @@
 """What a kernel is: code that runs one format on one device, and says in a sentence what it refuses.
 
-A :class:`Kernel` multiplies, a :class:`GradientKernel` does what training needs besides.
+A :class:`Kernel` multiplies, a :class:`GradientKernel` does what training needs besides, and a
+:class:`~sparsekit.kernels.convolution.ConvKernel` convolves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,18 +21,10 @@ Multiply = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One product ``x @ W.T + bias``.
-
-    Args:
-        packed: the packed weight ``W``, ``(rows, columns)``.
-        batch: rows of ``x``, the product of all its leading dimensions.
-        threads: threads the kernel may use.
-    """
+class PackedProblem(ABC):
+    """What is to be computed with one packed weight, ``(rows, columns)``."""
 
     packed: Format
-    batch: int
-    threads: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,9 +36,46 @@ class Problem:
         """The device of weight, input and output."""
         return self.packed.values.device
 
+    @property
+    @abstractmethod
+    def key(self) -> Hashable:
+        """The size of the input, by which a plan names the kernels of a layer."""
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """What a kernel would do with the weight: verb, format, size."""
+
 
 @dataclass(frozen=True)
-class Runs:
+class Problem(PackedProblem):
+    """One product ``x @ W.T + bias``.
+
+    Args:
+        packed: the packed weight ``W``, ``(rows, columns)``.
+        batch: rows of ``x``, the product of all its leading dimensions.
+        threads: threads the kernel may use.
+    """
+
+    batch: int
+    threads: int = 1
+
+    @property
+    def key(self) -> int:
+        """The batch."""
+        return self.batch
+
+    @property
+    def sentence(self) -> str:
+        """Format, dtype, device and batch."""
+        return f"multiplies {self.packed.name} in {self.dtype} on {self.device} with batch {self.batch}"
+
+
+ProblemT = TypeVar("ProblemT", bound=PackedProblem)
+
+
+@dataclass(frozen=True)
+class Runs(Generic[ProblemT]):
     """What runs one format.
 
     Args:
@@ -55,11 +86,11 @@ class Runs:
 
     name: str
     format: type[Format]
-    refuses: Callable[[Problem], Refusal | None]
+    refuses: Callable[[ProblemT], Refusal | None]
 
 
 @dataclass(frozen=True)
-class Kernel(Runs):
+class Kernel(Runs[Problem]):
     """Code that multiplies by one format.
 
     Args:
@@ -89,7 +120,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class GradientKernel(Runs):
+class GradientKernel(Runs[Problem]):
     """Code that computes the gradients of a product by one format.
 
     Args:
@@ -100,10 +131,10 @@ class GradientKernel(Runs):
     bind: Callable[[Format, dict[str, Tensor]], Gradients]
 
 
-RunsT = TypeVar("RunsT", bound=Runs)
+RunsT = TypeVar("RunsT", bound=Runs[Any])
 
 
-def choose(problem: Problem, kernels: Iterable[RunsT]) -> RunsT:
+def choose(problem: PackedProblem, kernels: Iterable[RunsT]) -> RunsT:
     """Return the first of ``kernels`` that runs the format of ``problem`` and does not refuse it.
 
     Raises:
@@ -117,7 +148,5 @@ def choose(problem: Problem, kernels: Iterable[RunsT]) -> RunsT:
         if refusal is None:
             return kernel
         reasons.append(f"{kernel.name}: {refusal}")
-    raise KernelError(
-        f"no kernel multiplies {problem.packed.name} in {problem.dtype} on {problem.device} with batch "
-        f"{problem.batch}: " + ("; ".join(reasons) or "none is registered for this format")
-    )
+    why = "; ".join(reasons) or "none is registered for this format"
+    raise KernelError(f"no kernel {problem.sentence}: {why}")

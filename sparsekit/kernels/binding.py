@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsekit.formats import Format, format_named
-from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem, choose
+from sparsekit.kernels.base import (
+    GradientKernel,
+    Gradients,
+    Kernel,
+    Multiply,
+    PackedProblem,
+    Problem,
+    Runs,
+    RunsT,
+    choose,
+)
+from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size
 
 Stamp = tuple[object, ...]
+ResultT = TypeVar("ResultT")
 
 
 class Bound:
@@ -30,30 +43,37 @@ class Bound:
         """Room for the caller to remember which multiply it chose for which call."""
         self.places = places
         """What gradient kernels derived from the places of the kept weights; it outlives a change of the values."""
-        self._multiplies: dict[str, tuple[Kernel, Multiply]] = {}
-        self._gradients: dict[str, tuple[GradientKernel, Gradients]] = {}
+        self._bound: dict[Hashable, tuple[Runs[Any], Any]] = {}
 
     def multiply(self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Multiply:
         """Return the bound multiply for ``batch``; see :func:`select`."""
         kernel = select(Problem(self.packed, batch, torch.get_num_threads()), names, kernels)
-        found = self._multiplies.get(kernel.name)
-        if found is None or found[0] is not kernel:
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._multiplies[kernel.name] = (kernel, kernel.bind(self.packed))
-        return found[1]
+        return self._once(kernel, kernel.name, lambda: kernel.bind(self.packed))
+
+    def convolve(
+        self, convolution: Convolution, size: Size, names: Mapping[Size, str], kernels: Iterable[ConvKernel]
+    ) -> Multiply:
+        """Return the bound convolution for ``(N, H, W)``; see :func:`select`."""
+        kernel = select(ConvProblem(self.packed, convolution, size, torch.get_num_threads()), names, kernels)
+        return self._once(kernel, (kernel.name, convolution), lambda: kernel.bind(self.packed, convolution))
 
     def gradients(self, batch: int, kernels: Iterable[GradientKernel]) -> Gradients:
         """Return the bound gradients for ``batch`` by the first kernel that does not refuse."""
         kernel = choose(Problem(self.packed, batch, torch.get_num_threads()), kernels)
-        found = self._gradients.get(kernel.name)
+        return self._once(kernel, (kernel.name, "gradients"), lambda: kernel.bind(self.packed, self.places))
+
+    def _once(self, kernel: Runs[Any], key: Hashable, bind: Callable[[], ResultT]) -> ResultT:
+        """Return what ``bind`` gave when ``kernel`` was bound under ``key``."""
+        found = self._bound.get(key)
         if found is None or found[0] is not kernel:
             with torch.inference_mode(False), torch.no_grad():
-                found = self._gradients[kernel.name] = (kernel, kernel.bind(self.packed, self.places))
-        return found[1]
+                found = self._bound[key] = (kernel, bind())
+        result: ResultT = found[1]
+        return result
 
 
-def select(problem: Problem, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Kernel:
-    """Return the kernel that ``names`` gives for the batch, or the first that does not refuse the problem.
+def select(problem: PackedProblem, names: Mapping[Any, str], kernels: Iterable[RunsT]) -> RunsT:
+    """Return the kernel that ``names`` gives for the problem's size, or the first that does not refuse the problem.
 
     A name that is unknown here, or whose kernel refuses, is passed over: a plan may come from another machine.
 
@@ -61,7 +81,7 @@ def select(problem: Problem, names: Mapping[int, str], kernels: Iterable[Kernel]
         KernelError: every kernel refuses.
     """
     kernels = tuple(kernels)
-    wanted = names.get(problem.batch)
+    wanted = names.get(problem.key)
     for kernel in kernels:
         if kernel.name == wanted and kernel.format is type(problem.packed) and kernel.refuses(problem) is None:
             return kernel

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import sparsekit.kernels
 from sparsekit.formats import FORMATS, Dense, Format
-from sparsekit.kernels.base import Kernel, Problem
+from sparsekit.kernels.base import Kernel, PackedProblem, Problem, Runs, RunsT
+from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
+from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size
 from sparsekit.kernels.reference import REFERENCE_KERNELS
 from sparsekit.mask import Mask
 
 
 def candidates(weight: Tensor, mask: Mask, batch: int) -> Iterator[tuple[Kernel, Format]]:
-    """Yield every kernel that could be the fastest for a layer, with the weight packed for it.
+    """Yield every kernel that could be the fastest for a linear layer, with the weight packed for it.
 
     These are the dense kernels, and where the mask removes anything the sparse ones that do not refuse. The reference
     of a sparse format unpacks and is never faster than dense, so it is left out.
@@ -25,16 +28,39 @@ def candidates(weight: Tensor, mask: Mask, batch: int) -> Iterator[tuple[Kernel,
         mask: what stays.
         batch: tokens.
     """
+    threads = torch.get_num_threads()
+    return _packed_for(sparsekit.kernels.KERNELS, weight, mask, lambda packed: Problem(packed, batch, threads))
+
+
+def conv_candidates(
+    weight: Tensor, mask: Mask, convolution: Convolution, size: Size
+) -> Iterator[tuple[ConvKernel, Format]]:
+    """Yield every kernel that could be the fastest for a convolution, as :func:`candidates` does for a linear layer.
+
+    Args:
+        weight: ``(out, in / groups, kh, kw)``.
+        mask: what stays.
+        convolution: what is done with the weight.
+        size: ``(N, H, W)`` of the input.
+    """
+    threads = torch.get_num_threads()
+    return _packed_for(
+        sparsekit.kernels.CONV_KERNELS, weight, mask, lambda packed: ConvProblem(packed, convolution, size, threads)
+    )
+
+
+def is_reference(kernel: Runs[Any]) -> bool:
+    """Whether ``kernel`` is the reference of its format, which unpacks."""
+    return kernel in REFERENCE_KERNELS or kernel in REFERENCE_CONV_KERNELS
+
+
+def _packed_for(
+    kernels: Iterable[RunsT], weight: Tensor, mask: Mask, problem: Callable[[Format], PackedProblem]
+) -> Iterator[tuple[RunsT, Format]]:
     for family in FORMATS:
         sparse = family is not Dense
-        kernels = [k for k in sparsekit.kernels.KERNELS if k.format is family and not (sparse and is_reference(k))]
-        if not kernels or family.accepts(mask) is not None or (sparse and mask.sparsity == 0.0):
+        own = [k for k in kernels if k.format is family and not (sparse and is_reference(k))]
+        if not own or family.accepts(mask) is not None or (sparse and mask.sparsity == 0.0):
             continue
         packed = family.pack(weight, mask)
-        problem = Problem(packed, batch, torch.get_num_threads())
-        yield from ((kernel, packed) for kernel in kernels if kernel.refuses(problem) is None)
-
-
-def is_reference(kernel: Kernel) -> bool:
-    """Whether ``kernel`` is one of :data:`~sparsekit.kernels.reference.REFERENCE_KERNELS`."""
-    return kernel in REFERENCE_KERNELS
+        yield from ((kernel, packed) for kernel in own if kernel.refuses(problem(packed)) is None)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 import sparsekit.kernels
 from sparsekit.errors import FormatError
-from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked, Refusal, stored_weights
-from sparsekit.kernels.base import Kernel
-from sparsekit.kernels.candidates import candidates, is_reference
+from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked, Refusal, format_named, stored_weights
+from sparsekit.kernels.base import RunsT
+from sparsekit.kernels.candidates import is_reference
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block
@@ -35,26 +35,55 @@ def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
     return CSR if sparsity >= 0.7 else Bitmask if sparsity >= 0.4 or (trainable and sparsity) else Dense
 
 
+def conv_by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
+    """Return the format that usually is the fastest for the ``mask`` of a convolution.
+
+    What block CSR stores, blocks and whole kernels, goes there; else CSR from a sparsity of 0.6, dense below. A
+    trainable weight that has zeros takes CSR instead of dense, which would not keep them.
+    """
+    if BlockCSR.accepts(mask) is None:
+        return BlockCSR
+    return CSR if mask.sparsity >= 0.6 or (trainable and mask.sparsity) else Dense
+
+
 def by_measurement(
-    weight: Tensor, mask: Mask, bias: Tensor | None, x: Tensor, trainable: bool = False
-) -> tuple[Format, Kernel]:
-    """Return the packed weight and the kernel that multiply ``x`` ``(batch, columns)`` the fastest on this machine.
+    ways: Iterable[tuple[RunsT, Format]],
+    call: Callable[[RunsT, Format], Callable[[], object]],
+    mask: Mask,
+    trainable: bool = False,
+) -> tuple[Format, RunsT]:
+    """Return the packed weight and the kernel that are the fastest on this machine.
 
     Of a trainable weight only the formats count that can train the mask.
+
+    Args:
+        ways: kernels with the weight packed for each.
+        call: makes the call that is timed.
+        mask: what stays.
+        trainable: whether the weight is.
 
     Raises:
         FormatError: no format can.
     """
-    ways = {
-        kernel.name: (packed, kernel)
-        for kernel, packed in candidates(weight, mask, x.shape[0])
-        if not (trainable and cannot_train(packed, mask))
-    }
-    if not ways:
+    found = {kernel.name: (packed, kernel) for kernel, packed in ways if not (trainable and cannot_train(packed, mask))}
+    if not found:
         raise FormatError(f"expected a format that can train {mask} and has a kernel for this problem, found none")
     with torch.no_grad():
-        calls = {name: partial(kernel.bind(packed), x, bias) for name, (packed, kernel) in ways.items()}
-        return ways[next(iter(fastest(calls, BUDGET_S)))]
+        calls = {name: call(kernel, packed) for name, (packed, kernel) in found.items()}
+        return found[next(iter(fastest(calls, BUDGET_S)))]
+
+
+def pack_as(format: type[Format] | str, weight: Tensor, mask: Mask, trainable: bool = False) -> Format:
+    """Return the weight packed in a format, given as such or by name.
+
+    Raises:
+        FormatError: the format is unknown, or cannot store the mask, or cannot train it where ``trainable``.
+    """
+    family = format_named(format) if isinstance(format, str) else format
+    packed = family.pack(weight, mask)
+    if trainable and (reason := cannot_train(packed, mask)):
+        raise FormatError(f"{packed.name}: cannot train {mask}: {reason}")
+    return packed
 
 
 def cannot_train(packed: Format, mask: Mask) -> Refusal | None:

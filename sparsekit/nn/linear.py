@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from typing_extensions import Self
 
 import sparsekit.kernels
-from sparsekit.errors import FormatError, KernelError, LayerError
-from sparsekit.formats import Format, format_named
-from sparsekit.formats.base import FLOATING
+from sparsekit.formats import Format
 from sparsekit.kernels.base import Kernel, Multiply, Problem
-from sparsekit.kernels.binding import bound, select, version
-from sparsekit.mask import Mask, read_mask
-from sparsekit.nn.choice import by_measurement, by_rule, cannot_train
-from sparsekit.nn.packed import PREFIX, PackedLayer, sparsity_of
-from sparsekit.ops import REMEMBERED, call_linear, check_bias, check_operands, kernel_names
-from sparsekit.patterns import Unstructured
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a call needs, valid while the values tensor, its version and the number of threads stay the same."""
-
-    values: Tensor
-    version: int
-    threads: int
-    dtype: torch.dtype
-    device: torch.device
-    multiplies: dict[int, Multiply] = field(default_factory=dict)
+from sparsekit.kernels.binding import Bound, version
+from sparsekit.kernels.candidates import candidates
+from sparsekit.mask import Mask
+from sparsekit.nn.choice import by_measurement, by_rule, pack_as
+from sparsekit.nn.dense import bias_of, mask_of, weight_of
+from sparsekit.nn.packed import PREFIX, PackedLayer
+from sparsekit.nn.ready import is_plain, needs_gradient
+from sparsekit.ops import call_linear, check_bias, check_operands, kernel_names
 
 
 class SparseLinear(PackedLayer):
@@ -66,9 +54,9 @@ class SparseLinear(PackedLayer):
         kernel_by_batch: Mapping[int, str] | None = None,
         trainable: bool = False,
     ) -> None:
-        super().__init__(packed, bias, kernel_by_batch, trainable)
+        super().__init__(packed, bias, kernels, trainable)
+        self.kernel_by_batch = dict(kernel_by_batch or {})
         self.in_features, self.out_features = packed.columns, packed.rows
-        self.kernels = None if kernels is None else tuple(kernels)
         if bias is not None:
             check_bias(bias, packed.values, packed.rows, "SparseLinear")
 
@@ -112,29 +100,21 @@ class SparseLinear(PackedLayer):
             FormatError: the format is unknown, or cannot store the mask, or cannot train it.
             InputError: the example does not fit the layer.
         """
-        weight = _weight_of(linear)
-        if mask is None:
-            mask = read_mask(weight)
-        elif isinstance(mask, Tensor):
-            mask = Mask(mask, Unstructured())
-        mask.check(weight, "weight")
-        bias = None if linear.bias is None else linear.bias.detach().clone()
+        weight = weight_of(linear, nn.Linear, cls.__name__)
+        mask, bias = mask_of(weight, mask), bias_of(linear)
+        kernels: dict[int, str] = {}
         if format is None and example is not None:
             check_operands(example, bias, weight, (linear.out_features, linear.in_features), "example")
             batch = math.prod(example.shape[:-1])
             x = example.detach().reshape(batch, linear.in_features)
-            packed, kernel = by_measurement(weight, mask, bias, x, trainable)
-            kernels = {batch: kernel.name}
+            ways = candidates(weight, mask, batch)
+            packed, kernel = by_measurement(
+                ways, lambda way, stored: partial(way.bind(stored), x, bias), mask, trainable
+            )
+            kernels[batch] = kernel.name
         else:
-            chosen = by_rule(mask, trainable) if format is None else format
-            family = format_named(chosen) if isinstance(chosen, str) else chosen
-            packed, kernels = family.pack(weight, mask), {}
-        if trainable and (reason := cannot_train(packed, mask)):
-            raise FormatError(f"{packed.name}: cannot train {mask}: {reason}")
-        layer = cls(packed, bias, kernel_by_batch=kernels, trainable=trainable).train(linear.training)
-        if layer.bias is not None:
-            layer.bias.requires_grad_(linear.bias.requires_grad)
-        return layer
+            packed = pack_as(by_rule(mask, trainable) if format is None else format, weight, mask, trainable)
+        return cls(packed, bias, kernel_by_batch=kernels, trainable=trainable).train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input @ weight.T + bias`` for ``input`` ``(..., in_features)``.
@@ -148,7 +128,7 @@ class SparseLinear(PackedLayer):
             values: Tensor = self._buffers[PREFIX + "values"]  # type: ignore[assignment]
         except KeyError:  # a trainable layer
             values = self._parameters[PREFIX + "values"]  # type: ignore[assignment]
-        if torch.compiler.is_compiling() or not _is_plain(x) or _needs_gradient(x, bias, values):
+        if torch.compiler.is_compiling() or not is_plain(x) or needs_gradient(x, bias, values):
             return self._through_operator(x, bias)
         ready = self._ready
         if (
@@ -171,7 +151,7 @@ class SparseLinear(PackedLayer):
         batch = shape[0] if flat else math.prod(shape[:-1])
         if batch == 0:
             return x.new_empty(*shape[:-1], self.out_features)
-        multiply = ready.multiplies.get(batch) or self._get_multiply(batch, ready)
+        multiply = ready.runs.get(batch) or self._get_run(batch, ready)
         if flat:
             return multiply(x, bias)
         return multiply(x.reshape(batch, shape[-1]), bias).reshape(*shape[:-1], self.out_features)
@@ -191,68 +171,26 @@ class SparseLinear(PackedLayer):
         names = (self.format.name, kernel_names(self.kernel_by_batch))
         return call_linear(x, bias, parts, list(self._integer_values), names)
 
-    def _checked(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return ``x``, under autocast in the weight's dtype; raise :class:`InputError` where it does not fit."""
-        values: Tensor = getattr(self, PREFIX + "values")
-        if x.dtype != values.dtype and x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
-            x = x.to(values.dtype)
+    def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
         check_operands(x, bias, values, (self.out_features, self.in_features), self.label)
-        return x
 
-    def _get_ready(self, values: Tensor) -> _Ready:
-        if values.is_meta:
-            raise LayerError(f"{self.label}: expected a weight with data, got one on the meta device")
-        if self.bias is not None:
-            check_bias(self.bias, values, self.out_features, self.label)
-        ready = _Ready(values, version(values), torch.get_num_threads(), values.dtype, values.device)
-        self._ready = ready
-        return ready
-
-    def _get_multiply(self, batch: int, ready: _Ready) -> Multiply:
-        packed = self.packed
-        weight = bound(packed.name, list(packed.tensors().values()), self._integer_values)
-        multiply = weight.multiply(batch, self.kernel_by_batch, self._own_kernels())
-        if len(ready.multiplies) < REMEMBERED:
-            ready.multiplies[batch] = multiply
-        return multiply
+    def _bind(self, weight: Bound, key: Any) -> Multiply:
+        return weight.multiply(key, self.kernel_by_batch, self._own_kernels())
 
     def _own_kernels(self) -> tuple[Kernel, ...]:
         return sparsekit.kernels.KERNELS if self.kernels is None else self.kernels
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what the buffers do not hold: format, integers, kernels."""
+        return {**super().get_extra_state(), "kernel_by_batch": dict(self.kernel_by_batch)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
+        self.kernel_by_batch = dict(state["kernel_by_batch"])
+
     def extra_repr(self) -> str:
         """Return sizes, sparsity, format and kernel."""
-        packed = self.packed
-        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        if not packed.values.is_meta:
-            text += f", sparsity={sparsity_of(packed.tensors().values(), packed.rows * packed.columns):.4f}"
-        text += ", trainable=True" if self.trainable else ""
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         planned = [f"{name} at batch {batch}" for batch, name in self.kernel_by_batch.items()]
-        return f"{text}, format={packed.name}, kernel={', '.join(planned) or self._usual_kernel(packed)}"
-
-    def _usual_kernel(self, packed: Format) -> str:
-        try:
-            return select(Problem(packed, 1, torch.get_num_threads()), {}, self._own_kernels()).name
-        except KernelError:
-            return "none"
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary tensor that nothing traces: then a kernel may be called directly."""
-    return type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
-
-
-def _needs_gradient(x: Tensor, bias: Tensor | None, values: Tensor) -> bool:
-    return torch.is_grad_enabled() and (
-        x.requires_grad or (bias is not None and bias.requires_grad) or values.requires_grad
-    )
-
-
-def _weight_of(linear: nn.Linear) -> Tensor:
-    if not isinstance(linear, nn.Linear):
-        raise LayerError(f"SparseLinear: expected a torch.nn.Linear, got {type(linear).__name__}")
-    weight = linear.weight
-    if isinstance(weight, UninitializedParameter) or weight.is_meta:
-        raise LayerError("SparseLinear: expected a Linear with data, got one that is on the meta device or lazy")
-    if weight.dtype not in FLOATING:
-        raise LayerError(f"SparseLinear: expected a float64, float32, bfloat16 or float16 weight, got {weight.dtype}")
-    return weight.detach()
+        usual = Problem(self.packed, 1, torch.get_num_threads())
+        return f"{sizes}{self._packed_repr(planned, usual)}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sparsekit.errors import FormatError, LayerError
+from sparsekit.errors import FormatError, KernelError, LayerError
 from sparsekit.formats import Format, format_named
 from sparsekit.formats.base import as_signed, as_unsigned
+from sparsekit.kernels.base import Multiply, PackedProblem, Runs, choose
+from sparsekit.kernels.binding import Bound, bound, version
+from sparsekit.nn.ready import Ready
+from sparsekit.ops import REMEMBERED, check_bias
 
 PREFIX = "packed_"
 
@@ -25,8 +30,7 @@ class PackedLayer(nn.Module):
     Args:
         packed: the weight.
         bias: ``(rows,)`` of the weight's dtype and device, or None.
-        kernel_by_batch: kernel name by batch size, as a plan chose them; other batch sizes take the first kernel
-            that does not refuse.
+        kernels: the kernels to choose from in eager inference; None = sparsekit's own.
         trainable: whether the stored values are parameters.
     """
 
@@ -36,13 +40,13 @@ class PackedLayer(nn.Module):
         self,
         packed: Format,
         bias: Tensor | None,
-        kernel_by_batch: Mapping[int, str] | None,
+        kernels: Sequence[Any] | None,
         trainable: bool = False,
     ) -> None:
         super().__init__()
         self.layer_name = ""
-        self.kernel_by_batch = dict(kernel_by_batch or {})
-        self._ready: Any = None
+        self.kernels = None if kernels is None else tuple(kernels)
+        self._ready: Ready | None = None
         self._set_format(packed)
         for name, tensor in packed.tensors().items():
             if trainable and tensor.is_floating_point():
@@ -75,16 +79,56 @@ class PackedLayer(nn.Module):
         return self.layer_name or type(self).__name__
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what the buffers do not hold: format, integers, kernels."""
-        return {
-            "format": self.format.name,
-            "integers": self._integers(),
-            "kernel_by_batch": dict(self.kernel_by_batch),
-        }
+        """Return what the buffers do not hold: format and integers."""
+        return {"format": self.format.name, "integers": self._integers()}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
-        self.kernel_by_batch = dict(state["kernel_by_batch"])
+    @abstractmethod
+    def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
+        """Raise :class:`InputError` unless input and bias fit the layer."""
+
+    @abstractmethod
+    def _bind(self, weight: Bound, key: Any) -> Multiply:
+        """Return the bound kernel for inputs of the size ``key``."""
+
+    @abstractmethod
+    def _own_kernels(self) -> tuple[Runs[Any], ...]:
+        """The kernels to choose from."""
+
+    def _checked(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``x``, under autocast in the weight's dtype; raise :class:`InputError` where it does not fit."""
+        values: Tensor = getattr(self, PREFIX + "values")
+        if x.dtype != values.dtype and x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
+            x = x.to(values.dtype)
+        self._check_input(x, bias, values)
+        return x
+
+    def _get_ready(self, values: Tensor) -> Ready:
+        if values.is_meta:
+            raise LayerError(f"{self.label}: expected a weight with data, got one on the meta device")
+        if self.bias is not None:
+            check_bias(self.bias, values, self._integer_values[0], self.label)
+        ready = Ready(values, version(values), torch.get_num_threads(), values.dtype, values.device)
+        self._ready = ready
+        return ready
+
+    def _get_run(self, key: Hashable, ready: Ready) -> Multiply:
+        packed = self.packed
+        run = self._bind(bound(packed.name, list(packed.tensors().values()), self._integer_values), key)
+        if len(ready.runs) < REMEMBERED:
+            ready.runs[key] = run
+        return run
+
+    def _packed_repr(self, planned: Sequence[str], usual: PackedProblem) -> str:
+        """Sparsity, format and kernel: what a plan chose, or what a ``usual`` problem takes."""
+        packed, text = usual.packed, ""
+        if not packed.values.is_meta:
+            text += f", sparsity={sparsity_of(packed.tensors().values(), packed.rows * packed.columns):.4f}"
+        text += ", trainable=True" if self.trainable else ""
+        try:
+            kernel = ", ".join(planned) or choose(usual, self._own_kernels()).name
+        except KernelError:
+            kernel = "none"
+        return f"{text}, format={packed.name}, kernel={kernel}"
 
     def _set_format(self, packed: Format) -> None:
         self.format = type(packed)

@@ -1,6 +1,7 @@
 """Kernels that call the compiled extension."""
 
 from sparsekit.kernels.base import GradientKernel, Kernel
+from sparsekit.kernels.convolution import ConvKernel
 from sparsekit.kernels.native.bitmask import BITMASK_MV
 from sparsekit.kernels.native.block_csr import BLOCK_CSR_GRADIENTS, BLOCK_CSR_MM
 from sparsekit.kernels.native.csr import CSR_MM, CSR_MV
@@ -8,5 +9,13 @@ from sparsekit.kernels.native.extension import build_stamp, describe, measured_p
 
 NATIVE_KERNELS: tuple[Kernel, ...] = (CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM)
 NATIVE_GRADIENT_KERNELS: tuple[GradientKernel, ...] = (BLOCK_CSR_GRADIENTS,)
+NATIVE_CONV_KERNELS: tuple[ConvKernel, ...] = ()
 
-__all__ = ["NATIVE_GRADIENT_KERNELS", "NATIVE_KERNELS", "build_stamp", "describe", "measured_peaks"]
+__all__ = [
+    "NATIVE_CONV_KERNELS",
+    "NATIVE_GRADIENT_KERNELS",
+    "NATIVE_KERNELS",
+    "build_stamp",
+    "describe",
+    "measured_peaks",
+]

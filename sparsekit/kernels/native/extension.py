@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsekit.errors import FormatError, KernelError
 from sparsekit.formats.base import Format, Refusal
-from sparsekit.kernels.base import Multiply, Problem
+from sparsekit.kernels.base import Multiply, PackedProblem
 
 FormatT = TypeVar("FormatT", bound=Format)
 
@@ -31,7 +31,7 @@ def load() -> tuple[ModuleType | None, str]:
 MODULE, WHY_NOT = load()
 
 
-def refuses(problem: Problem) -> Refusal | None:
+def refuses(problem: PackedProblem) -> Refusal | None:
     """Return why no native kernel runs ``problem``: not built, not fp32, or not on the CPU."""
     if MODULE is None:
         return Refusal(WHY_NOT)

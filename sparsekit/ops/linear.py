@@ -1,4 +1,4 @@
-"""The operators that torch.compile, torch.export and autograd see.
+"""The product as an operator.
 
 ``sparsekit::linear(x, bias, parts, integers, format, kernels)`` multiplies by a packed weight, given as the tensors and
 integers of a format in the order of its fields. ``kernels`` may name a kernel for some batch sizes, as in
@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sparsekit.kernels
-from sparsekit.errors import InputError
 from sparsekit.formats import Format
 from sparsekit.kernels.binding import bound
-
-REMEMBERED = 1024
-"""Batch sizes for which a packed weight remembers its kernel."""
+from sparsekit.ops.checks import check_operands
+from sparsekit.ops.names import REMEMBERED, kernel_names, names_by_size
 
 torch.library.define(
     "sparsekit::linear",
@@ -66,49 +63,6 @@ def call_linear(
     return y
 
 
-def kernel_names(by_batch: Mapping[int, str]) -> str:
-    """Write a kernel name by batch size as the operator's ``kernels`` string."""
-    return " ".join(f"{batch}={name}" for batch, name in by_batch.items())
-
-
-@lru_cache(maxsize=1024)
-def _names_by_batch(kernels: str) -> dict[int, str]:
-    pairs = (item.split("=", 1) for item in kernels.split())
-    return {int(batch): name for batch, name in pairs}
-
-
-def check_operands(x: Tensor, bias: Tensor | None, values: Tensor, sizes: tuple[int, int], where: str) -> None:
-    """Check that ``x`` and ``bias`` fit a weight of ``sizes`` ``(rows, columns)`` stored as ``values``.
-
-    Raises:
-        InputError: they do not; the message begins with ``where``.
-    """
-    rows, columns = sizes
-    if x.dim() < 1 or x.shape[-1] != columns:
-        raise InputError(f"{where}: expected an input of shape (..., {columns}), got {tuple(x.shape)}")
-    _check_kind("input", x, values, where)
-    if bias is not None:
-        check_bias(bias, values, rows, where)
-
-
-def check_bias(bias: Tensor, values: Tensor, rows: int, where: str) -> None:
-    """Raise :class:`InputError`, which begins with ``where``, unless ``bias`` fits a weight with ``rows`` outputs."""
-    if bias.dim() != 1 or bias.shape[0] != rows:
-        raise InputError(f"{where}: expected a bias of shape ({rows},), got {tuple(bias.shape)}")
-    _check_kind("bias", bias, values, where)
-
-
-def _check_kind(what: str, tensor: Tensor, values: Tensor, where: str) -> None:
-    if tensor.dtype != values.dtype:
-        raise InputError(f"{where}: expected {_short(values.dtype)} {what}, got {_short(tensor.dtype)}")
-    if tensor.device != values.device:
-        raise InputError(f"{where}: expected {what} on {values.device}, got it on {tensor.device}")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _linear(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
@@ -122,7 +76,7 @@ def _linear(
     key = (batch, torch.get_num_threads(), kernels)
     multiply = weight.chosen.get(key)
     if multiply is None:
-        multiply = weight.multiply(batch, _names_by_batch(kernels), sparsekit.kernels.KERNELS)
+        multiply = weight.multiply(batch, names_by_size(kernels), sparsekit.kernels.KERNELS)
         if len(weight.chosen) < REMEMBERED:
             weight.chosen[key] = multiply
     if x.dim() == 2:
