@@ -5,6 +5,7 @@ import math
 from sparsekit.patterns import (
     NM,
     VNM,
+    AllTaps,
     Block,
     Channel,
     Filter,
@@ -12,6 +13,7 @@ from sparsekit.patterns import (
     KernelPattern,
     KernelSlice,
     OnePerKernel,
+    PerTap,
     StridedKernel,
     TransposableNM,
     Unstructured,
@@ -22,14 +24,15 @@ from sparsekit.patterns.base import removed
 def layout(pattern, shape):
     """Unit rows, unit columns and weights per unit of a pattern whose sparsity the user chooses."""
     out, channels, taps = shape[0], shape[1], math.prod(shape[2:])
+    if isinstance(pattern, (PerTap, AllTaps)):
+        high, wide, size = layout(pattern.pattern, (out, channels))
+        return (high, wide * taps, size) if isinstance(pattern, PerTap) else (high, wide, size * taps)
     if isinstance(pattern, Unstructured):
         return out, channels * taps, 1
     if isinstance(pattern, Block):
         return out // pattern.rows, channels * taps // pattern.columns, pattern.rows * pattern.columns
-    if isinstance(pattern, Filter):
-        return out, 1, channels * taps
-    if isinstance(pattern, Channel):
-        return 1, channels, out * taps
+    if isinstance(pattern, (Filter, Channel)):
+        return (out, 1, channels * taps) if isinstance(pattern, Filter) else (1, channels, out * taps)
     if isinstance(pattern, Head):
         heads = (out, channels)[pattern.axis] // pattern.dim
         return (1, heads, out * taps * pattern.dim) if pattern.axis else (heads, 1, channels * taps * pattern.dim)
@@ -41,6 +44,8 @@ def kept_of_fixed(pattern, shape):
     """Weights that a pattern with a sparsity of its own keeps."""
     out, taps = shape[0], math.prod(shape[2:])
     columns, kernels = math.prod(shape[1:]), math.prod(shape[:2])
+    if isinstance(pattern, (PerTap, AllTaps)):
+        return taps * kept_of_fixed(pattern.pattern, shape[:2])
     if isinstance(pattern, NM):
         return out * (columns // pattern.m * pattern.n + columns % pattern.m)
     if isinstance(pattern, (TransposableNM, VNM)):

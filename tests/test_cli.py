@@ -19,6 +19,7 @@ from sparsekit.patterns import (
     NM,
     PATTERNS,
     VNM,
+    AllTaps,
     Block,
     Channel,
     Filter,
@@ -26,6 +27,7 @@ from sparsekit.patterns import (
     KernelPattern,
     KernelSlice,
     OnePerKernel,
+    PerTap,
     StridedKernel,
     TransposableNM,
     Unstructured,
@@ -221,6 +223,12 @@ def test_info_prints_tables(capsys):
         ("kernel-pattern:3:6", KernelPattern(3, 6)),
         ("strided-kernel", StridedKernel(2)),
         ("strided-kernel:3", StridedKernel(3)),
+        ("per-tap:2:4", PerTap(NM(2, 4))),
+        ("per-tap:channel", PerTap(Channel())),
+        ("all-taps:16x8", AllTaps(Block(16, 8))),
+        ("all-taps:64:2:8", AllTaps(VNM(64, 2, 8))),
+        ("all-taps", None),
+        ("per-tap:", None),
         ("2:4x", None),
         ("head", None),
         ("", None),
@@ -232,6 +240,7 @@ def test_patterns_are_read(text, pattern):
 
 def test_every_pattern_can_be_written_and_is_explained(capsys):
     forms = ("2:4", "2:4t", "64:2:8", "16x16", "head:64", "kernel-pattern:4:8", "strided-kernel:2")
+    forms += ("per-tap:2:4", "per-tap:16x16", "all-taps:2:4", "all-taps:16x16")
     assert {type(read_pattern(text)) for text in (*WORDS, *forms)} == set(PATTERNS)
     _, out, _ = run(capsys, "prune", "--help")
     told = "".join(out.split())  # lines break at hyphens too

@@ -15,6 +15,7 @@ from sparsekit.errors import SparsekitError
 from sparsekit.patterns import (
     NM,
     VNM,
+    AllTaps,
     Block,
     Channel,
     Filter,
@@ -23,6 +24,7 @@ from sparsekit.patterns import (
     KernelSlice,
     OnePerKernel,
     Pattern,
+    PerTap,
     StridedKernel,
     TransposableNM,
     Unstructured,
@@ -55,11 +57,16 @@ FORMS: tuple[tuple[str, Callable[..., Pattern]], ...] = (
 )
 """How patterns with numbers are written, and what takes the numbers."""
 
+OVER_CHANNELS: dict[str, Callable[[Pattern], Pattern]] = {"per-tap": PerTap, "all-taps": AllTaps}
+"""Words that another pattern follows, after a colon."""
+
 PATTERN_HELP = """Patterns: unstructured; 2:4 keeps 2 of every 4 inputs, 2:4t of every 4 outputs too; 64:2:8 keeps 4 of
 every 8 inputs for 64 outputs at a time, and 2 of these 4 for each; 16x16 removes blocks of 16 outputs by 16 inputs;
 filter removes outputs, channel inputs; head:64 removes heads of 64 outputs, head-in:64 of 64 inputs. Of convolutions
 only: kernel removes whole kernels; one-per-kernel keeps one weight of each; kernel-pattern:4:8 keeps 4 in one of 8
-shapes; strided-kernel:2 keeps every second weight, from an offset per input channel."""
+shapes; strided-kernel:2 keeps every second weight, from an offset per input channel; per-tap:2:4 and per-tap:16x16 see
+the input channels of each position in the kernel by themselves; all-taps:2:4 and all-taps:16x16 choose channels once
+for all positions. These two take any pattern of a matrix."""
 
 
 class PartName(click.ParamType):  # type: ignore[type-arg]
@@ -126,4 +133,6 @@ def read_pattern(text: str) -> Pattern | None:
     for form, make in FORMS:
         if found := re.fullmatch(form, text):
             return make(*map(int, found.groups()))
-    return None
+    word, _, rest = text.partition(":")
+    inner = read_pattern(rest) if word in OVER_CHANNELS else None
+    return None if inner is None else OVER_CHANNELS[word](inner)

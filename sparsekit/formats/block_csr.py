@@ -14,7 +14,6 @@ from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.offsets import OFFSET_DTYPES, check_indices, check_offsets, offsets_from_counts, row_of_each
 from sparsekit.mask import Mask
-from sparsekit.patterns import Block
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,17 +37,17 @@ class BlockCSR(Format):
 
     @classmethod
     def accepts(cls, mask: Mask) -> Refusal | None:
-        """Accept masks whose pattern is Block."""
-        if isinstance(mask.pattern, Block):
+        """Accept masks whose pattern has blocks to be stored by."""
+        if mask.pattern.block_sides(tuple(mask.shape)) is not None:
             return None
-        return Refusal(f"it stores Block patterns only, and this is {mask.pattern}")
+        return Refusal(f"it stores block patterns only, and this is {mask.pattern}")
 
     @classmethod
     def pack(cls, weight: Tensor, mask: Mask) -> Self:
         """Store the blocks that hold a kept weight; see :meth:`Format.pack`."""
         matrix, keep = cls._kept(weight, mask)
-        assert isinstance(mask.pattern, Block)
-        sides = (mask.pattern.rows, mask.pattern.columns)
+        sides = mask.pattern.block_sides(tuple(mask.shape))
+        assert sides is not None
         kept_tiles = _tiles(keep, *sides)
         at, column = kept_tiles.any(dim=3).any(dim=1).nonzero(as_tuple=True)
         blocks = _tiles(matrix, *sides)[at, :, column]

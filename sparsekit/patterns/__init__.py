@@ -1,5 +1,6 @@
 """Which sets of kept weights are legal."""
 
+from sparsekit.patterns.all_taps import AllTaps
 from sparsekit.patterns.base import FixedPattern, Pattern, Remainder
 from sparsekit.patterns.block import Block
 from sparsekit.patterns.channel import Channel
@@ -9,6 +10,7 @@ from sparsekit.patterns.kernel_pattern import KernelPattern
 from sparsekit.patterns.kernel_slice import KernelSlice
 from sparsekit.patterns.nm import NM
 from sparsekit.patterns.one_per_kernel import OnePerKernel
+from sparsekit.patterns.per_tap import PerTap
 from sparsekit.patterns.strided_kernel import StridedKernel
 from sparsekit.patterns.transposable_nm import TransposableNM
 from sparsekit.patterns.unstructured import Unstructured
@@ -27,12 +29,15 @@ PATTERNS: tuple[type[Pattern], ...] = (
     KernelPattern,
     OnePerKernel,
     StridedKernel,
+    PerTap,
+    AllTaps,
 )
 
 __all__ = [
     "NM",
     "PATTERNS",
     "VNM",
+    "AllTaps",
     "Block",
     "Channel",
     "Filter",
@@ -42,6 +47,7 @@ __all__ = [
     "KernelSlice",
     "OnePerKernel",
     "Pattern",
+    "PerTap",
     "Remainder",
     "StridedKernel",
     "TransposableNM",

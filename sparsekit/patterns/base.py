@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,13 +38,15 @@ class Pattern(ABC):
     its own sparsity lays out what it chooses among as it needs it.
     """
 
-    fixes_sparsity: ClassVar[bool] = False
-    """Whether the pattern alone says how many weights go, so that no budget can be shared out."""
-
     def __str__(self) -> str:
         """Write it as the user does: ``Block(16, 16)``."""
         sides = [repr(getattr(self, field.name)) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(sides)})"
+
+    @property
+    def fixes_sparsity(self) -> bool:
+        """Whether the pattern alone says how many weights go, so that no budget can be shared out."""
+        return False
 
     def refuses(self, shape: tuple[int, ...]) -> str | None:
         """Say in half a sentence why a weight of ``shape`` cannot have this pattern; None where it can."""
@@ -54,6 +55,15 @@ class Pattern(ABC):
     def span(self, shape: tuple[int, ...]) -> int:
         """Columns of the matrix view that have to be chosen together: cut at its multiples, it is chosen in parts."""
         return 1
+
+    def block_sides(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Sides ``(rows, columns)`` of the blocks that a mask of a weight of ``shape`` can be stored by.
+
+        The matrix view is cut into blocks of these sides from its upper left corner on, those at the lower and right
+        edge smaller, and what :meth:`select` keeps is a union of them. None where there are no such blocks, or where
+        whole rows or columns go.
+        """
+        return None
 
     @abstractmethod
     def pool(self, scores: Tensor) -> Tensor:
@@ -165,7 +175,10 @@ class Pattern(ABC):
 class FixedPattern(Pattern):
     """A pattern that alone says how many weights of a given shape stay: a budget cannot change it."""
 
-    fixes_sparsity: ClassVar[bool] = True
+    @property
+    def fixes_sparsity(self) -> bool:
+        """True."""
+        return True
 
     @abstractmethod
     def own_sparsity(self, shape: tuple[int, ...]) -> float:

@@ -34,6 +34,10 @@ class Block(Pattern):
         """Return the columns of a block."""
         return self.columns
 
+    def block_sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the sides of a block."""
+        return self.rows, self.columns
+
     def remainder(self, shape: tuple[int, ...]) -> Remainder:
         """Return the trailing rows and columns that fill no whole block."""
         return Remainder(shape[0] % self.rows, torch.Size(shape[1:]).numel() % self.columns)

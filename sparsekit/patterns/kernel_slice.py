@@ -27,6 +27,10 @@ class KernelSlice(Pattern):
         """Return the columns of a kernel."""
         return max(1, taps_of(shape))
 
+    def block_sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return the sides of a kernel in the matrix: one row, a column per tap."""
+        return 1, max(1, taps_of(shape))
+
     def pool(self, scores: Tensor) -> Tensor:
         """Return the sum of the scores of each kernel, ``(out, in)``, in float64 so that ties stay ties."""
         return as_kernels(scores).double().sum(dim=1).reshape(scores.shape[:2])

@@ -12,6 +12,7 @@ from sparsekit.patterns import (
     NM,
     PATTERNS,
     VNM,
+    AllTaps,
     Block,
     Channel,
     Filter,
@@ -19,6 +20,7 @@ from sparsekit.patterns import (
     KernelPattern,
     KernelSlice,
     OnePerKernel,
+    PerTap,
     StridedKernel,
     TransposableNM,
     Unstructured,
@@ -51,6 +53,8 @@ EXAMPLES = {
     KernelPattern: [KernelPattern(4, 3)],
     OnePerKernel: [OnePerKernel()],
     StridedKernel: [StridedKernel(), StridedKernel(3, "layer")],
+    PerTap: [PerTap(NM(2, 4)), PerTap(Block(4, 2))],
+    AllTaps: [AllTaps(NM(1, 2)), AllTaps(Block(4, 2))],
 }
 MADE = [pattern for kind in PATTERNS for pattern in EXAMPLES[kind]]
 METHODS = [*CRITERIA, *SOLVERS, *SEARCHES]

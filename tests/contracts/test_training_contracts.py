@@ -12,6 +12,7 @@ from sparsekit.patterns import (
     NM,
     PATTERNS,
     VNM,
+    AllTaps,
     Block,
     Channel,
     Filter,
@@ -19,6 +20,7 @@ from sparsekit.patterns import (
     KernelPattern,
     KernelSlice,
     OnePerKernel,
+    PerTap,
     StridedKernel,
     TransposableNM,
     Unstructured,
@@ -41,6 +43,8 @@ EXAMPLES = {
     KernelPattern: KernelPattern(4, 3),
     OnePerKernel: OnePerKernel(),
     StridedKernel: StridedKernel(),
+    PerTap: PerTap(NM(1, 2)),
+    AllTaps: AllTaps(Block(2, 2)),
 }
 MADE = [EXAMPLES[kind] for kind in PATTERNS]
 LEARNING = [kind for kind in TRAINING_METHODS if kind().learns_sparsity]

@@ -9,8 +9,8 @@ from sparsekit.formats import CSR, Bitmask, BlockCSR, NMPacked
 from sparsekit.formats.bits import pack_fields, unpack_fields
 from sparsekit.formats.offsets import offsets_from_counts
 from sparsekit.mask import Mask
-from sparsekit.patterns import NM, Block
-from tests.weights import random_mask, random_weight
+from sparsekit.patterns import NM, AllTaps, Block, Channel, Filter, KernelPattern, KernelSlice, PerTap, Unstructured
+from tests.weights import hard_weight, random_mask, random_weight, same_bits
 
 
 def test_csr_layout():
@@ -86,6 +86,40 @@ def test_a_remainder_may_be_kept_in_part():
         packed = family.pack(torch.ones(3, 4), Mask(keep, pattern))
         assert torch.equal(packed.unpack(), keep.float())
     assert BlockCSR.pack(torch.ones(3, 4), Mask(keep, Block(2, 3))).values[1, :, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+BLOCKS_OF_KERNELS = {
+    KernelSlice(): (1, 6),
+    PerTap(Block(3, 2)): (3, 1),
+    AllTaps(Block(3, 2)): (3, 12),
+    AllTaps(NM(1, 2)): (1, 6),
+    AllTaps(Unstructured()): (1, 6),
+}
+
+
+@pytest.mark.parametrize(("pattern", "sides"), BLOCKS_OF_KERNELS.items(), ids=str)
+@pytest.mark.parametrize("shape", [(6, 4, 2, 3), (8, 5, 3, 2), (0, 3, 3, 2), (2, 0, 3, 2)], ids=str)
+def test_block_csr_stores_patterns_of_kernels_by_their_blocks(pattern, sides, shape):
+    sparsity = None if pattern.fixes_sparsity else 0.6
+    mask = Mask(pattern.select(random_weight(shape, seed=1), sparsity), pattern)
+    weight = hard_weight(shape, torch.float32)
+    packed = BlockCSR.pack(weight, mask)
+    packed.validate()
+    expected = torch.where(mask.keep, weight, 0.0).reshape(shape[0], shape[1] * 6)
+    assert (packed.block_rows, packed.block_columns) == sides
+    assert same_bits(packed.unpack(), expected)
+    filled = packed.values.shape[0] * sides[0] * sides[1]
+    if shape == (6, 4, 2, 3):  # nothing but what is kept
+        assert filled == mask.nnz
+
+
+@pytest.mark.parametrize(
+    "pattern", [Filter(), Channel(), PerTap(NM(2, 4)), PerTap(Channel()), KernelPattern()], ids=str
+)
+def test_block_csr_refuses_patterns_without_blocks(pattern):
+    keep = torch.zeros(4, 4, 3, 3, dtype=torch.bool)
+    refusal = BlockCSR.accepts(Mask(keep, pattern))
+    assert str(refusal) == f"it stores block patterns only, and this is {pattern}"
 
 
 @pytest.mark.parametrize("bits", range(9))
