@@ -170,16 +170,22 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
 @app.command()
 @click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole model.")
 @click.option("--training", is_flag=True, help="Forward and backward of layers in training instead.")
+@click.option("--conv", is_flag=True, help="Convolutions and convolutional networks instead.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and CSV.")
 @as_json
-def bench(quick: bool, training: bool, output: Path | None, as_json: bool) -> None:
+def bench(quick: bool, training: bool, conv: bool, output: Path | None, as_json: bool) -> None:
     """Check, then time every kernel against the fastest dense way on this machine."""
     from sparsekit import bench
 
+    if training and conv:
+        raise click.UsageError("--conv: expected one of --training and --conv, got both")
     with Console(stderr=True).status("starting") as status:
         if training:
             problems = bench.QUICK_TRAINING_PROBLEMS if quick else bench.TRAINING_PROBLEMS
             rows = list(bench.run_training(problems, status.update))
+        elif conv:
+            rows = list(bench.run_conv(bench.QUICK_CONV_CASES if quick else bench.CONV_CASES, status.update))
+            rows += [] if quick else bench.run_networks(bench.NETWORK_CASES, status.update)
         else:
             rows = list(bench.run_linear(bench.QUICK_PROBLEMS if quick else bench.PROBLEMS, status.update))
             rows += [] if quick else bench.run_models(bench.MODEL_CASES, status.update)

@@ -50,10 +50,12 @@ def _frozen(model: nn.Module, x: Tensor, layout: str) -> Iterator[tuple[str, Cal
             warnings.simplefilter("ignore")  # the tracer warns of Python numbers, and of its own age
             traced = torch.jit.freeze(torch.jit.trace(model, x, check_trace=False))  # type: ignore[no-untyped-call]
             optimised = torch.jit.optimize_for_inference(traced)
+            found = {f"frozen{layout}": partial(traced, x), f"frozen for oneDNN{layout}": partial(optimised, x)}
+            for call in found.values():
+                call()
     except RuntimeError:
         return
-    for name, frozen in ((f"frozen{layout}", traced), (f"frozen for oneDNN{layout}", optimised)):
-        yield name, partial(frozen, x)
+    yield from found.items()
 
 
 def _inductor(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
