@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from sparsekit.bench.linear import Tell
 from sparsekit.bench.problems import ConvCase
 from sparsekit.bench.results import Row
 from sparsekit.bench.rounding import expect_exact
-from sparsekit.demo.cnn.dense import contenders, dense_ways
+from sparsekit.demo.cnn.dense import Call, contenders, dense_ways
 from sparsekit.formats import Dense, Format
 from sparsekit.kernels import Convolution, native
 from sparsekit.kernels.candidates import conv_candidates
@@ -22,7 +22,8 @@ from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 
 BUDGET_S = 2.0
-LAYOUTS = {"": torch.contiguous_format, " channels_last": torch.channels_last}
+LAST = " channels_last"
+LAYOUTS = {"": torch.contiguous_format, LAST: torch.channels_last}
 """What is written behind a kernel's name, and the memory order of the images that it got."""
 
 
@@ -104,53 +105,57 @@ class ConvBench:
             threads: how many torch uses now.
             peak: FLOP per second that this machine reaches; 0 where it was not measured.
         """
-        stored: dict[tuple[str, float], Format] = {}
-        dense, sparse = dense_ways(self.conv, self.images[""]), {}
-        for sparsity, pruned in self.pruned.items():
-            for name, packed, run in self._kernels(sparsity):
-                for layout, images in self.images.items():
-                    call = partial(run, images, self.conv.bias)
-                    expect_exact(f"{self.case}: {name}{layout}", call(), pruned.exact, pruned.scale)
-                    if sparsity:
-                        sparse[f"{name}{layout} {sparsity}"] = call
-                    else:
-                        dense[f"{name}{layout}"] = call
-                if sparsity:
-                    stored[name, sparsity] = packed
-        dense = contenders(dense)
+        dense, sparse = self.dense_calls(), self.sparse_calls()
         with torch.no_grad():
-            times = fastest({**dense, **sparse}, BUDGET_S * len(self.case.floors))
+            calls = {f"{way} {sparsity}": call for (way, sparsity), (call, _) in sparse.items()}
+            times = fastest({**dense, **calls}, BUDGET_S * len(self.case.floors))
         way = min(dense, key=lambda name: times[name])
-        for (name, sparsity), packed in stored.items():
-            yield self._row(name, sparsity, times, threads, (way, peak, packed.nbytes))
+        for (name, sparsity), (_, packed) in sparse.items():
+            others = [f"{name.removesuffix(LAST)}{layout} {sparsity}" for layout in LAYOUTS]
+            if times[f"{name} {sparsity}"] == min(times[other] for other in others):
+                yield self._row(
+                    (name, sparsity, threads), times[f"{name} {sparsity}"], (way, times[way]), (packed, peak)
+                )
 
-    def _kernels(self, sparsity: float) -> Iterator[tuple[str, Format, Callable[[Tensor, Tensor | None], Tensor]]]:
-        """Yield each kernel's name with the packed weight and what runs it; dense ones only where nothing went."""
-        convolution = Convolution.of(self.conv)
+    def dense_calls(self) -> dict[str, Call]:
+        """Return the dense ways that could be the fastest, by name; the dense kernels were checked."""
+        calls = {name: call for (name, _), (call, _) in self._checked(0.0)}
+        return contenders({**dense_ways(self.conv, self.images[""]), **calls})
+
+    def sparse_calls(self) -> dict[tuple[str, float], tuple[Call, Format]]:
+        """Return what runs each sparsity of the case, checked, with the packed weight, by kernel and sparsity."""
+        return {key: found for sparsity in self.case.floors for key, found in self._checked(sparsity)}
+
+    def _checked(self, sparsity: float) -> Iterator[tuple[tuple[str, float], tuple[Call, Format]]]:
+        """Yield every kernel on images of both orders, checked; dense kernels only where nothing was removed."""
+        convolution, pruned = Convolution.of(self.conv), self.pruned[sparsity]
         size = (self.case.batch, self.case.layer.size, self.case.layer.size)
-        for kernel, packed in conv_candidates(self.conv.weight, self.pruned[sparsity].mask, convolution, size):
-            if kernel.format is not Dense or not sparsity:
-                yield kernel.name, packed, kernel.bind(packed, convolution)
+        for kernel, packed in conv_candidates(self.conv.weight, pruned.mask, convolution, size):
+            if kernel.format is Dense and sparsity:
+                continue
+            run = kernel.bind(packed, convolution)
+            for layout, images in self.images.items():
+                call, name = partial(run, images, self.conv.bias), f"{kernel.name}{layout}"
+                expect_exact(f"{self.case}: {name}", call(), pruned.exact, pruned.scale)
+                yield (name, sparsity), (call, packed)
 
     def _row(
-        self, name: str, sparsity: float, times: Mapping[str, float], threads: int, against: tuple[str, float, int]
+        self, what: tuple[str, float, int], seconds: float, dense: tuple[str, float], means: tuple[Format, float]
     ) -> Row:
-        way, peak, nbytes = against
-        layout = min(LAYOUTS, key=lambda layout: times[f"{name}{layout} {sparsity}"])
-        seconds = times[f"{name}{layout} {sparsity}"]
+        (name, sparsity, threads), (packed, peak) = what, means
         pixels = self.pruned[sparsity].exact[:, 0].numel()
         operations = 2.0 * pixels * self.pruned[sparsity].mask.nnz
         return Row(
             case=str(self.case),
             sparsity=sparsity,
             threads=threads,
-            kernel=f"{name}{layout}",
+            kernel=name,
             seconds=seconds,
-            dense_kernel=way,
-            dense_seconds=times[way],
+            dense_kernel=dense[0],
+            dense_seconds=dense[1],
             kept_flops=operations / seconds,
             dense_flops=2.0 * pixels * self.conv.weight.numel() / seconds,
             share_of_peak=operations / seconds / peak if peak else 0.0,
-            bandwidth=nbytes / seconds,
+            bandwidth=packed.nbytes / seconds,
             floor=self.case.floors[sparsity],
         )
