@@ -83,6 +83,7 @@ from sparsekit.pruning import (
     recalibrate_batchnorm,
     reconstruct,
 )
+from sparsekit.shrinking import shrink
 from sparsekit.training import (
     ASP,
     DSR,
@@ -251,6 +252,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "save",
+    "shrink",
     "training",
 ]
 __version__ = "0.1.0"

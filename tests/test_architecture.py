@@ -20,6 +20,7 @@ FLOORS = {
     "patterns": 0,
     "formats": 1,
     "pruning": 1,
+    "shrinking": 2,
     "training": 2,
     "kernels": 2,
     "ops": 3,

@@ -181,7 +181,9 @@ RULES: dict[str, Rule] = {
         attention,
     ),
     **dict.fromkeys("gather index_select".split(), indexed),
-    **dict.fromkeys("rsub where masked_fill masked_fill_ hardtanh hardtanh_ relu6 threshold".split(), pointwise),
+    **dict.fromkeys(
+        "rsub where masked_fill masked_fill_ hardtanh hardtanh_ relu6 threshold hardswish hardswish_".split(), pointwise
+    ),
     "convolution": convolution,
     "native_layer_norm": layer_norm,
     "native_group_norm": group_norm,
