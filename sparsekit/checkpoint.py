@@ -1,8 +1,9 @@
 """A compiled model in one safetensors file: no pickle, packed weights at their packed size, every bit kept.
 
 The tensors are those of the model's state dict. The metadata entry ``sparsekit`` is JSON: ``format_version``;
-``layers``, for each packed layer its format, integers, kernels by batch size, sizes, dtype and whether it has a bias,
-or the layer that it is ``same_as``; ``aliases``, for each key whose tensor is stored under another key, that key.
+``layers``, for each packed layer what its ``describe`` says: which layer it is (a linear one where nothing is said),
+its format, integers, kernels by input size, sizes, dtype and whether it has a bias; or the layer that it is
+``same_as``, and what it has ``absorbed``; ``aliases``, for each key whose tensor is stored under another key, that key.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 from sparsekit.batches import expect_module
 from sparsekit.errors import CheckpointError, FormatError, InputError, LayerError
 from sparsekit.formats import format_named
-from sparsekit.nn import PackedLayer, SparseLinear, module_at, replace_module
+from sparsekit.nn import PackedLayer, SparseLinear, layer_named, module_at, replace_module
 from sparsekit.nn.packed import PREFIX
 
 FORMAT_VERSION = 1
 _EXTRA = "_extra_state"
+ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.SiLU, nn.Identity)
+"""The layers that a packed one may do the work of, and what is left of them."""
 
 Header = dict[str, Any]
 
@@ -133,14 +136,7 @@ def _describe(layers: Mapping[str, PackedLayer]) -> dict[str, Header]:
             described[name] = {"same_as": first[layer]}
             continue
         first[layer] = name
-        packed = layer.packed
-        described[name] = {
-            **layer.get_extra_state(),
-            "in_features": packed.columns,
-            "out_features": packed.rows,
-            "bias": layer.bias is not None,
-            "dtype": str(packed.values.dtype).removeprefix("torch."),
-        }
+        described[name] = layer.describe()
     return described
 
 
@@ -174,8 +170,7 @@ def _with_layers(
     """Put a packed layer where the header lists one, and a dense one where only ``model`` has it packed."""
     for name, layer in _packed_layers(model).items():
         if name not in described:
-            dense = nn.Linear(layer.packed.columns, layer.packed.rows, bias=layer.bias is not None)
-            model = replace_module(model, name, dense.to(layer.packed.values).train(layer.training))
+            model = replace_module(model, name, layer.to_dense())
     for name, entry in described.items():
         try:
             old = module_at(model, name)
@@ -185,38 +180,40 @@ def _with_layers(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{source}: layer {name}: its header is damaged: {error!r}") from error
         model = replace_module(model, name, new)
+        for gone in getattr(new, "absorbed", ()):
+            model = _without(source, model, gone)
     return model
 
 
-def _layer(name: str, entry: Header, tensors: Mapping[str, Tensor], old: nn.Module) -> SparseLinear:
+def _without(source: str, model: nn.Module, name: str) -> nn.Module:
+    """Take out a layer whose work another one does."""
+    try:
+        old = module_at(model, name)
+    except LayerError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    if not isinstance(old, ABSORBED):
+        known = ", ".join(kind.__name__ for kind in ABSORBED)
+        raise CheckpointError(f"{source}: layer {name}: expected one of {known}, got {type(old).__name__}")
+    return model if isinstance(old, nn.Identity) else replace_module(model, name, nn.Identity().train(old.training))
+
+
+def _layer(name: str, entry: Header, tensors: Mapping[str, Tensor], old: nn.Module) -> PackedLayer:
     """Build one packed layer in the place of ``old``."""
-    if not isinstance(old, nn.Linear | SparseLinear):
-        raise LayerError(f"expected a Linear to replace, got {type(old).__name__}")
+    cls = layer_named(entry.get("layer", SparseLinear.kind))
+    if not isinstance(old, cls | cls.dense_class):
+        raise LayerError(f"expected a {cls.dense_class.__name__} to replace, got {type(old).__name__}")
     family = format_named(entry["format"])
     parts = {part: _tensor(tensors, _key(name, PREFIX + part)) for part in family.tensor_names()}
     packed = family.from_parts(parts, {key: int(value) for key, value in entry["integers"].items()})
     packed.validate()
     bias = _tensor(tensors, _key(name, "bias")) if entry["bias"] else None
-    sizes = (packed.columns, packed.rows, bias is not None)
-    for what, wanted in (
-        ("the header", (entry["in_features"], entry["out_features"], bool(entry["bias"]))),
-        ("the model", (old.in_features, old.out_features, old.bias is not None)),
-    ):
-        if sizes != wanted:
-            raise LayerError(f"expected (in, out, bias) = {wanted} as {what} says, got {sizes}")
     if str(packed.values.dtype) != f"torch.{entry['dtype']}":
         raise LayerError(f"expected {entry['dtype']} values as the header says, got {packed.values.dtype}")
-    kernels = {int(batch): str(kernel) for batch, kernel in entry["kernel_by_batch"].items()}
-    new = SparseLinear.from_packed(
-        packed,
-        None if bias is None else bias.clone(),
-        kernel_by_batch=kernels,
-        trainable=isinstance(old, SparseLinear) and old.trainable,
-    )
+    new = cls.rebuild(packed, None if bias is None else bias.clone(), entry, old)
     new.layer_name = name
     if new.bias is not None and old.bias is not None:
         new.bias.requires_grad_(old.bias.requires_grad)
-    stored = old.packed.values if isinstance(old, SparseLinear) else old.weight
+    stored = old.packed.values if isinstance(old, PackedLayer) else old.weight
     return new.to(stored.device).train(old.training)
 
 

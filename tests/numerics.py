@@ -1,11 +1,14 @@
-"""The one rule by which every kernel's product is judged."""
+"""The one rule by which the result of every kernel is judged."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from sparsekit.kernels import Convolution
 
 
 def slack(terms: int) -> float:
@@ -31,9 +34,48 @@ def assert_product(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = N
     exact, scale = x.double() @ weight.double().T, x.double().abs() @ weight.double().abs().T
     if bias is not None:
         exact, scale = exact + bias.double(), scale + bias.double().abs()
-    limits = torch.finfo(weight.dtype)
-    terms = weight.shape[1]
-    bound = slack(terms) * limits.eps * scale + (terms + 1) * limits.tiny * limits.eps
+    assert_within(y, exact, bound_of(scale, weight.shape[1], weight.dtype))
+
+
+def assert_convolution(
+    y: Tensor, x: Tensor, weight: Tensor, convolution: Convolution, bias: Tensor | None = None
+) -> None:
+    """Assert element by element that ``y`` is the convolution in exact arithmetic, by the rule of products.
+
+    ReLU passes an error on as it is; SiLU passes on at most 1.1 of it and adds the roundings of its own formula.
+
+    Args:
+        y: the result to judge; it must have the dtype and device of ``weight``.
+        x: images ``(N, C, H, W)``, finite.
+        weight: dense ``(out, in / groups, kh, kw)``, finite.
+        convolution: what is done.
+        bias: ``(out,)`` or None.
+    """
+    assert y.dtype == weight.dtype, f"{y.dtype} for a weight of {weight.dtype}"
+    assert y.device == weight.device, f"{y.device} for a weight on {weight.device}"
+    padding = [convolution.padding[side] for side in (2, 3, 0, 1)]
+    rest = (convolution.stride, 0, convolution.dilation, convolution.groups)
+    images = F.pad(x.double(), padding)
+    exact = F.conv2d(images, weight.double(), None if bias is None else bias.double(), *rest)
+    scale = F.conv2d(images.abs(), weight.double().abs(), None if bias is None else bias.double().abs(), *rest)
+    bound = bound_of(scale, weight[0].numel() if weight.shape[0] else 0, weight.dtype)
+    if convolution.activation == "relu":
+        exact = exact.clamp(min=0.0)
+    elif convolution.activation == "silu":
+        exact = exact * torch.sigmoid(exact)
+        bound = 1.1 * bound + 8 * torch.finfo(weight.dtype).eps * exact.abs()
+    assert y.shape == exact.shape, f"shape {tuple(y.shape)}, expected {tuple(exact.shape)}"
+    assert_within(y, exact, bound)
+
+
+def bound_of(scale: Tensor, terms: int, dtype: torch.dtype) -> Tensor:
+    """The error that a sum of ``terms`` products may show, whose absolute values sum up to ``scale``."""
+    limits = torch.finfo(dtype)
+    return slack(terms) * limits.eps * scale + (terms + 1) * limits.tiny * limits.eps
+
+
+def assert_within(y: Tensor, exact: Tensor, bound: Tensor) -> None:
+    """Assert element by element that ``|y - exact| <= bound``; where ``exact`` is no number, that ``y`` is the same."""
     finite = exact.isfinite()
     same = torch.where(exact.isnan(), y.isnan(), y.double() == exact)
     error = (y.double() - exact).abs()

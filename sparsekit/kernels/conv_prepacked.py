@@ -32,6 +32,8 @@ def _bind_onednn(packed: Format, convolution: Convolution) -> Multiply:
             with lock, torch.inference_mode(False), torch.no_grad():
                 if not prepared:
                     prepared.append(torch.ops.mkldnn._reorder_convolution_weight(weight, *settings, list(x.shape)))
+        if bias is not None:
+            bias = bias.contiguous()  # oneDNN reads it as if it were
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, prepared[0], bias, *settings, attribute, [], "")
         return y
 

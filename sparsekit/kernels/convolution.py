@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -59,10 +59,10 @@ class Convolution:
             ("dilation", self.dilation, 2),
             ("groups", (self.groups,), 1),
         ):
-            if len(got) != length or min(got) < 1:
-                raise LayerError(f"convolution: expected a {what} of {length} integers of at least 1, got {got}")
-        if len(self.padding) != 4 or min(self.padding) < 0:
-            raise LayerError(f"convolution: expected a padding of 4 integers of at least 0, got {self.padding}")
+            if len(got) != length or not all(isinstance(n, int) and n >= 1 for n in got):
+                raise LayerError(f"convolution: expected {what} to be {length} integers of at least 1, got {got}")
+        if len(self.padding) != 4 or not all(isinstance(n, int) and n >= 0 for n in self.padding):
+            raise LayerError(f"convolution: expected padding to be 4 integers of at least 0, got {self.padding}")
         if self.in_channels < 0 or self.in_channels % self.groups:
             raise LayerError(f"convolution: expected channels of {self.groups} groups, got {self.in_channels}")
         if self.activation not in ACTIVATIONS:
@@ -101,7 +101,7 @@ class Convolution:
         """Return the fields as JSON types."""
         return {name: list(field) if isinstance(field, tuple) else field for name, field in asdict(self).items()}
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The fields as one string, for an operator's arguments."""
         return json.dumps(self.as_json())

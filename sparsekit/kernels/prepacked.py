@@ -22,6 +22,8 @@ def _onednn(weight: Tensor, batch: int) -> Multiply:
     prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None:
+            bias = bias.contiguous()  # oneDNN reads it as if it were
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, "none", [], "")
         return y
 

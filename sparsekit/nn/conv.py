@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
 import sparsekit.kernels
-from sparsekit.errors import FormatError, InputError, LayerError
+from sparsekit.errors import FormatError
 from sparsekit.formats import Format
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.binding import Bound, version
@@ -26,9 +24,10 @@ from sparsekit.kernels.convolution import (
     in_order_of,
 )
 from sparsekit.mask import Mask
+from sparsekit.nn.border import Border, PaddingMode
 from sparsekit.nn.choice import by_measurement, conv_by_rule, pack_as
-from sparsekit.nn.dense import PADDING_MODES, PaddingMode, bias_of, conv2d_of, mask_of, weight_of
-from sparsekit.nn.packed import PREFIX, PackedLayer
+from sparsekit.nn.dense import bias_of, conv2d_of, mask_of, weight_of
+from sparsekit.nn.packed import PREFIX, PackedLayer, expect_alike
 from sparsekit.nn.ready import is_plain, needs_gradient
 from sparsekit.ops import call_conv2d, check_bias, check_images, kernel_names
 
@@ -56,6 +55,9 @@ class SparseConv2d(PackedLayer):
         InputError: the bias does not fit the weight.
     """
 
+    kind = "conv2d"
+    dense_class = nn.Conv2d
+
     def __init__(  # noqa: PLR0913 - the settings of a convolution
         self,
         packed: Format,
@@ -68,17 +70,13 @@ class SparseConv2d(PackedLayer):
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         convolution.check_weight(packed.rows, packed.columns, type(self).__name__)
-        if padding_mode not in PADDING_MODES:
-            known = ", ".join(PADDING_MODES)
-            raise LayerError(f"{type(self).__name__}: expected a padding mode of {known}, got {padding_mode!r}")
         super().__init__(packed, bias, kernels, trainable)
         self.kernel_by_size = dict(kernel_by_size or {})
+        self.absorbed: tuple[str, ...] = ()
+        """Names, in the model, of the layers whose work this one does; ``nn.Identity`` stands in their places."""
         self.convolution, self.padding_mode = convolution, padding_mode
+        self._border = Border(convolution, padding_mode)
         self.in_channels, self.out_channels = convolution.in_channels, packed.rows
-        top, bottom, left, right = convolution.padding
-        around = padding_mode != "zeros" and any(convolution.padding)
-        self._border = (left, right, top, bottom) if around else ()
-        self._inner = replace(convolution, padding=(0, 0, 0, 0)) if around else convolution
         if bias is not None:
             check_bias(bias, packed.values, packed.rows, type(self).__name__)
 
@@ -177,7 +175,7 @@ class SparseConv2d(PackedLayer):
             if not shape[0] or not self.out_channels:
                 return self._through_operator(x, bias)
             run = self._get_run(size, ready)
-        return in_order_of(x, run(self._padded(x), bias))
+        return in_order_of(x, run(self._border.around(x), bias))
 
     def to_dense(self) -> nn.Conv2d | nn.Sequential:
         """Return a dense layer of the same weight, bias and mode, followed by the activation where there is one.
@@ -196,36 +194,17 @@ class SparseConv2d(PackedLayer):
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
         parts = [getattr(self, name) for name in self._part_names]
-        names = (self.format.name, self._inner.text, kernel_names(self._inner_names()))
-        return in_order_of(x, call_conv2d(self._padded(x), bias, parts, list(self._integer_values), names))
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """Return the input with what is not zeros around it, in the same memory order."""
-        if not self._border:
-            return x
-        return in_order_of(x, F.pad(x, self._border, self.padding_mode))
-
-    def _inner_names(self) -> dict[Size, str]:
-        """The kernel names by the size of what :meth:`_padded` returns."""
-        if not self._border:
-            return self.kernel_by_size
-        return {(n, *self.convolution.padded_size(h, w)): name for (n, h, w), name in self.kernel_by_size.items()}
+        border = self._border
+        names = (self.format.name, border.inner_text, kernel_names(border.inner_names(self.kernel_by_size)))
+        return in_order_of(x, call_conv2d(border.around(x), bias, parts, list(self._integer_values), names))
 
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
         check_images(x, bias, values, (self.convolution, self.out_channels), self.label)
-        if self._border:
-            left, right, top, bottom = self._border
-            most = (max(top, bottom), max(left, right))
-            spare = {"reflect": 1, "circular": 0}.get(self.padding_mode)
-            if spare is not None and (x.shape[2] < most[0] + spare or x.shape[3] < most[1] + spare):
-                raise InputError(
-                    f"{self.label}: expected an image of at least {most[0] + spare} x {most[1] + spare} for "
-                    f"{self.padding_mode} padding, got {x.shape[2]} x {x.shape[3]}"
-                )
+        self._border.check(x, self.label)
 
     def _bind(self, weight: Bound, key: Any) -> Multiply:
-        size = key if not self._border else (key[0], *self.convolution.padded_size(key[1], key[2]))
-        return weight.convolve(self._inner, size, self._inner_names(), self._own_kernels())
+        border, names = self._border, self.kernel_by_size
+        return weight.convolve(border.inner, border.inner_size(key), border.inner_names(names), self._own_kernels())
 
     def _own_kernels(self) -> tuple[ConvKernel, ...]:
         return sparsekit.kernels.CONV_KERNELS if self.kernels is None else self.kernels
@@ -251,6 +230,36 @@ class SparseConv2d(PackedLayer):
                 raise FormatError(f"expected {what} {own[what]}, got {extra.get(what)}")
         super()._make_room(state_dict, prefix)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint has to know beside the tensors, as JSON types."""
+        absorbed = {"absorbed": list(self.absorbed)} if self.absorbed else {}
+        return {"layer": self.kind, **super().describe(), "out_channels": self.out_channels, **absorbed}
+
+    @classmethod
+    def rebuild(cls, packed: Format, bias: Tensor | None, entry: Mapping[str, Any], old: nn.Module) -> Self:
+        """Return the layer that :meth:`describe` described, in the place of ``old``."""
+        assert isinstance(old, nn.Conv2d | SparseConv2d)
+        convolution = Convolution.from_json(entry["convolution"])
+        absorbed, mode = tuple(str(name) for name in entry.get("absorbed", ())), entry["padding_mode"]
+        has_bias = old.bias is not None
+        if isinstance(old, SparseConv2d):
+            before, trainable = old.convolution, old.trainable
+        else:  # what the file's layer has absorbed stands behind the dense one
+            before, trainable = Convolution.of(old, convolution.activation if absorbed else "none"), False
+            has_bias = has_bias or (bool(absorbed) and bias is not None)
+        expect_alike(
+            "(out, bias)",
+            (packed.rows, bias is not None),
+            header=(entry["out_channels"], bool(entry["bias"])),
+            model=(old.out_channels, has_bias),
+        )
+        expect_alike("(convolution, padding mode)", (convolution, mode), model=(before, old.padding_mode))
+        kernels = {(int(n), int(h), int(w)): str(kernel) for n, h, w, kernel in entry["kernel_by_size"]}
+        settings: dict[str, Any] = {"trainable": trainable, "padding_mode": mode}
+        new = cls(packed, convolution, bias, kernel_by_size=kernels, **settings)
+        new.absorbed = absorbed
+        return new
+
     def extra_repr(self) -> str:
         """Return sizes, what the convolution does, sparsity, format and kernel."""
         done, usual = self.convolution, (1, *self.convolution.reach)
@@ -264,7 +273,7 @@ class SparseConv2d(PackedLayer):
         ):
             text += "" if value == usually else f", {what}={value}"
         planned = [f"{name} at {size[0]} x {size[1]} x {size[2]}" for size, name in self.kernel_by_size.items()]
-        problem = ConvProblem(self.packed, self._inner, usual, torch.get_num_threads())
+        problem = ConvProblem(self.packed, self._border.inner, usual, torch.get_num_threads())
         return f"{text}, bias={self.bias is not None}{self._packed_repr(planned, problem)}"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -11,10 +9,8 @@ from sparsekit.errors import LayerError
 from sparsekit.formats.base import FLOATING
 from sparsekit.kernels.convolution import Convolution
 from sparsekit.mask import Mask, read_mask
+from sparsekit.nn.border import PaddingMode
 from sparsekit.patterns import Unstructured
-
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
 
 
 def weight_of(layer: nn.Module, kind: type[nn.Linear] | type[nn.Conv2d], where: str) -> Tensor:

@@ -19,7 +19,7 @@ from sparsekit.kernels.candidates import candidates
 from sparsekit.mask import Mask
 from sparsekit.nn.choice import by_measurement, by_rule, pack_as
 from sparsekit.nn.dense import bias_of, mask_of, weight_of
-from sparsekit.nn.packed import PREFIX, PackedLayer
+from sparsekit.nn.packed import PREFIX, PackedLayer, expect_alike
 from sparsekit.nn.ready import is_plain, needs_gradient
 from sparsekit.ops import call_linear, check_bias, check_operands, kernel_names
 
@@ -45,6 +45,9 @@ class SparseLinear(PackedLayer):
     Raises:
         InputError: the bias does not fit the weight.
     """
+
+    kind = "linear"
+    dense_class = nn.Linear
 
     def __init__(
         self,
@@ -187,6 +190,24 @@ class SparseLinear(PackedLayer):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
         self.kernel_by_batch = dict(state["kernel_by_batch"])
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint has to know beside the tensors, as JSON types."""
+        return {**super().describe(), "in_features": self.in_features, "out_features": self.out_features}
+
+    @classmethod
+    def rebuild(cls, packed: Format, bias: Tensor | None, entry: Mapping[str, Any], old: nn.Module) -> Self:
+        """Return the layer that :meth:`describe` described, in the place of ``old``."""
+        assert isinstance(old, nn.Linear | SparseLinear)
+        expect_alike(
+            "(in, out, bias)",
+            (packed.columns, packed.rows, bias is not None),
+            header=(entry["in_features"], entry["out_features"], bool(entry["bias"])),
+            model=(old.in_features, old.out_features, old.bias is not None),
+        )
+        kernels = {int(batch): str(kernel) for batch, kernel in entry["kernel_by_batch"].items()}
+        trainable = isinstance(old, SparseLinear) and old.trainable
+        return cls(packed, bias, kernel_by_batch=kernels, trainable=trainable)
 
     def extra_repr(self) -> str:
         """Return sizes, sparsity, format and kernel."""

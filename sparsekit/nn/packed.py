@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class PackedLayer(nn.Module):
         kernels: the kernels to choose from in eager inference; None = sparsekit's own.
         trainable: whether the stored values are parameters.
     """
+
+    kind: ClassVar[str]
+    """What a checkpoint calls this layer."""
+    dense_class: ClassVar[type[nn.Linear] | type[nn.Conv2d]]
+    """The layer of torch that it replaces."""
 
     bias: nn.Parameter | None
 
@@ -81,6 +86,31 @@ class PackedLayer(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """Return what the buffers do not hold: format and integers."""
         return {"format": self.format.name, "integers": self._integers()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint has to know beside the tensors, as JSON types."""
+        packed = self.packed
+        dtype = str(packed.values.dtype).removeprefix("torch.")
+        return {**self.get_extra_state(), "bias": self.bias is not None, "dtype": dtype}
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, packed: Format, bias: Tensor | None, entry: Mapping[str, Any], old: nn.Module) -> Self:
+        """Return the layer that :meth:`describe` described, in the place of ``old``.
+
+        Args:
+            packed: the weight.
+            bias: ``(rows,)`` or None.
+            entry: what ``describe`` returned.
+            old: a layer of this class or of the dense one; a trainable layer is replaced by a trainable one.
+
+        Raises:
+            LayerError: weight, description and the layer to replace are not of one size.
+        """
+
+    @abstractmethod
+    def to_dense(self) -> nn.Module:
+        """Return a dense layer of the same weight, bias and mode; the removed weights are zeros in it."""
 
     @abstractmethod
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
@@ -212,3 +242,10 @@ def sparsity_of(tensors: Iterable[Tensor], size: int) -> float:
     """The fraction of zeros of a weight of ``size`` elements, whose stored values are among ``tensors``."""
     stored = sum(int(torch.count_nonzero(t)) for t in tensors if t.is_floating_point())
     return 1.0 - stored / size if size else 0.0
+
+
+def expect_alike(what: str, got: object, **wanted: object) -> None:
+    """Raise :class:`LayerError` unless ``got`` is what each source, such as the header of a file, says of ``what``."""
+    for source, want in wanted.items():
+        if got != want:
+            raise LayerError(f"expected {what} = {want} as the {source} says, got {got}")

@@ -44,7 +44,8 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
             assert len(str(refusal).split()) > 3
             continue
         x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
-        assert_product(kernel.bind(packed)(x, bias), x, weight * mask.keep, bias)
+        for stored in (bias, bias.repeat_interleave(2)[::2]):
+            assert_product(kernel.bind(packed)(x, stored), x, weight * mask.keep, bias)
 
 
 def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():
