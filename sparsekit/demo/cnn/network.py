@@ -67,6 +67,11 @@ def behind_the_first(model: nn.Module) -> list[str]:
     return [name for name in names[1:] if convolution_at(model, name).groups == 1]
 
 
+def inside_blocks(model: nn.Module) -> list[str]:
+    """Names of the convolutions whose filters only the next one reads: the first of each :class:`BasicBlock`."""
+    return [f"{name}.conv1" for name, module in model.named_modules() if isinstance(module, BasicBlock)]
+
+
 def convolution_at(model: nn.Module, name: str) -> nn.Conv2d:
     """Return the convolution called ``name``."""
     found = model.get_submodule(name)

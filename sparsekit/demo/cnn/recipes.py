@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparsekit.demo.cnn.learning import Course
-from sparsekit.demo.cnn.network import WIDTHS, behind_the_first
-from sparsekit.patterns import KernelSlice, Pattern, Unstructured
+from sparsekit.demo.cnn.network import WIDTHS, behind_the_first, inside_blocks
+from sparsekit.patterns import Filter, KernelSlice, Pattern, Unstructured
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Recipe:
         pattern: the legal sets of kept weights; None leaves the network dense.
         sparsity: fraction of zeros; None where the pattern fixes it.
         layers: from a model to the names of the convolutions that are pruned.
+        shrinks: what is removed is cut out, and what is left is smaller and dense.
     """
 
     name: str
     pattern: Pattern | None = None
     sparsity: float | None = None
     layers: Callable[[nn.Module], list[str]] = behind_the_first
+    shrinks: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ RECIPES = (
     Recipe("80 % unstructured", Unstructured(), 0.8),
     UNSTRUCTURED,
     Recipe("80 % kernels", KernelSlice(), 0.8),
+    Recipe("50 % filters, shrunk", Filter(), 0.5, inside_blocks, shrinks=True),
 )
 
 FULL = Settings(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from torch import nn
 
 from sparsekit.checkpoint import save
 from sparsekit.demo.cnn.chart import draw_networks
@@ -22,6 +23,7 @@ from sparsekit.demo.cnn.report import NetworkReport, NetworkReports, NetworkRow
 from sparsekit.demo.progress import Tell, bars, teller
 from sparsekit.planning import compile as compile_model
 from sparsekit.planning.machine import describe_machine
+from sparsekit.shrinking import shrink
 
 EXAMPLE_IMAGES = 8
 """Digits that are read at a time."""
@@ -74,10 +76,11 @@ class Demo:
     def run(self, recipe: Recipe, tell: Tell) -> NetworkRow:
         """Prune, compile, judge, time and save by one recipe."""
         start = time.monotonic()
-        model = copy.deepcopy(self.dense)
+        model: nn.Module = copy.deepcopy(self.dense)
         if recipe.pattern is not None:
             goal = Goal(recipe.pattern, recipe.sparsity, recipe.layers(model))
-            learn(model, self.digits, self.settings.course, goal, lambda share: tell(0.8 * share))
+            masks = learn(model, self.digits, self.settings.course, goal, lambda share: tell(0.8 * share))
+            model = shrink(model, masks, self.example) if recipe.shrinks else model
         seconds = self.seconds if recipe.pattern is None else time.monotonic() - start
         fast = compile_model(model, self.example)
         tell(0.9)

@@ -8,15 +8,16 @@ from rich.console import Console
 from torch import nn
 
 from sparsekit.demo.cnn.learning import Course
-from sparsekit.demo.cnn.network import fresh
+from sparsekit.demo.cnn.network import fresh, inside_blocks
 from sparsekit.demo.cnn.race import Race
 from sparsekit.demo.cnn.recipes import DENSE, FULL, QUICK, Recipe, Settings
 from sparsekit.demo.cnn.report import NetworkReport, NetworkReports, NetworkRow
-from sparsekit.patterns import KernelSlice, Unstructured
+from sparsekit.patterns import Filter, KernelSlice, Unstructured
 
 HALF = Recipe("50 %", Unstructured(), 0.5)
+SMALLER = Recipe("smaller", Filter(), 0.5, inside_blocks, shrinks=True)
 TINY = Settings(
-    recipes=(DENSE, HALF, Recipe("kernels", KernelSlice(), 0.75)),
+    recipes=(DENSE, HALF, Recipe("kernels", KernelSlice(), 0.75), SMALLER),
     dense=Course(2, 0.1),
     course=Course(2, 0.05),
     networks=("tiny",),
@@ -47,18 +48,27 @@ def ran(digits, tmp_path, monkeypatch):
 def test_every_recipe_becomes_a_row_and_a_file(ran):
     results, out, printed = ran
     small, large = results.reports
-    assert [row.recipe for row in small.rows] == ["dense, prepacked", "50 %", "kernels"]
+    assert [row.recipe for row in small.rows] == ["dense, prepacked", "50 %", "kernels", "smaller"]
     assert [row.recipe for row in large.rows] == ["dense, prepacked", "50 %"]
     assert [round(row.sparsity, 1) for row in large.rows] == [0.0, 0.0]  # the first convolution holds 108 of 116
-    assert [round(row.sparsity, 1) for row in small.rows] == [0.0, 0.5, 0.7]
+    assert [round(row.sparsity, 1) for row in small.rows[:3]] == [0.0, 0.5, 0.7]
     assert all(0.0 <= row.accuracy <= 1.0 for row in small.rows)
     assert {row.accuracy for row in large.rows} == {None}
-    assert [row.layers for row in small.rows] == [6] * 3
+    assert [row.layers for row in small.rows] == [6] * 4
     assert json.loads((out / "cnn.json").read_text()) == results.as_json()
     assert (out / "cnn.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(out.glob("cnn-*.safetensors"))) == 3
+    assert len(list(out.glob("cnn-*.safetensors"))) == 4
     assert "Residual network on digits" in printed
     assert "tiny, 1 image of 224 px" in printed
+
+
+def test_half_the_filters_inside_blocks_are_cut_out(ran):
+    *_, kernels, smaller = ran[0].reports[0].rows
+    left = round((1 - smaller.sparsity) * 1220)
+    # half of both convolutions of both blocks; at most one removed channel of a block is read on, as a constant
+    assert left - 644 in {0, 9 * 4, 9 * 8, 9 * 4 + 9 * 8}
+    assert smaller.sparse_layers == 0
+    assert smaller.megabytes < 0.8 * kernels.megabytes
 
 
 def test_a_race_is_against_the_fastest_dense_way(digits, monkeypatch):
