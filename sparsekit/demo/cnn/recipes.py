@@ -77,9 +77,9 @@ FULL = Settings(
 )
 QUICK = Settings(
     recipes=(DENSE, UNSTRUCTURED, Recipe("80 % kernels", KernelSlice(), 0.8)),
-    dense=Course(4, 0.1),
-    course=Course(3, 0.05),
+    dense=Course(3, 0.1),
+    course=Course(2, 0.1),
     networks=("ResNet-50",),
     network_recipes=(UNSTRUCTURED,),
-    timing_s=1.5,
+    timing_s=1.0,
 )
