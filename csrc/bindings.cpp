@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
 #include "core/cpu.h"
 #include "kernels/dispatch.h"
 #include "kernels/probe.h"
@@ -34,6 +36,19 @@ Weight* csr(int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, s
             bool wide_indices, std::uintptr_t offsets, bool wide_offsets) {
   return new Weight(CsrParts{rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
                              pointer<void>(offsets), wide_offsets});
+}
+
+// (x, size, strides of image, channel and row, bias or 0, y); see ConvOperands.
+template <class Weight>
+void convolve(const Weight& self, std::uintptr_t x, std::array<int64_t, 3> size, std::array<int64_t, 3> strides,
+              std::uintptr_t bias, std::uintptr_t y) {
+  self.multiply({pointer<float>(x),
+                 {size[0], size[1], size[2]},
+                 strides[0],
+                 strides[1],
+                 strides[2],
+                 pointer<float>(bias),
+                 writable(y)});
 }
 
 }  // namespace
@@ -75,6 +90,34 @@ PYBIND11_MODULE(_C, m) {
         return new BlockCsr(places, pointer<float>(values));
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<ConvShape>(m, "ConvShape")
+      .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
+                       std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {
+        return new ConvShape{channels,
+                             groups,
+                             {kernel[0], kernel[1]},
+                             {stride[0], stride[1]},
+                             {dilation[0], dilation[1]},
+                             {padding[0], padding[2]},
+                             {padding[1], padding[3]},
+                             static_cast<Activation>(activation)};
+      }));
+
+  py::class_<ConvCsr>(m, "ConvCsr")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
+                       bool wide_indices, std::uintptr_t offsets, bool wide_offsets, const ConvShape& shape) {
+        return new ConvCsr({rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
+                            pointer<void>(offsets), wide_offsets},
+                           shape);
+      }))
+      .def("multiply", &convolve<ConvCsr>, py::call_guard<py::gil_scoped_release>());
+
+  py::class_<ConvBlocks>(m, "ConvBlocks")
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, const ConvShape& shape) {
+        return new ConvBlocks(places, pointer<float>(values), shape);
+      }))
+      .def("multiply", &convolve<ConvBlocks>, py::call_guard<py::gil_scoped_release>());
 
   py::class_<BlockGrad>(m, "BlockGrad")
       .def(py::init<const BlockPlaces&>())

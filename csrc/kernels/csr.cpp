@@ -42,7 +42,9 @@ void check_indices(const Index* indices, const std::vector<int64_t>& offsets, in
   }
 }
 
-std::vector<int64_t> checked(const CsrParts& parts) {
+}  // namespace
+
+std::vector<int64_t> checked_csr(const CsrParts& parts) {
   std::vector<int64_t> offsets = checked_offsets("csr", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
   if (parts.wide_indices)
     check_indices(static_cast<const int32_t*>(parts.indices), offsets, parts.columns);
@@ -51,9 +53,7 @@ std::vector<int64_t> checked(const CsrParts& parts) {
   return offsets;
 }
 
-}  // namespace
-
-CsrRows::CsrRows(const CsrParts& parts) : parts_(parts), kernels_(&best_csr()), offsets_(checked(parts)) {}
+CsrRows::CsrRows(const CsrParts& parts) : parts_(parts), kernels_(&best_csr()), offsets_(checked_csr(parts)) {}
 
 void CsrRows::multiply(const Product& product) const {
   const CsrView w = {parts_.rows, parts_.values, parts_.indices, parts_.wide_indices, offsets_.data()};
@@ -65,7 +65,7 @@ void CsrRows::multiply(const Product& product) const {
 }
 
 CsrPanels::CsrPanels(const CsrParts& parts) : rows_(parts.rows), columns_(parts.columns), kernels_(&best_csr()) {
-  const std::vector<int64_t> offsets = checked(parts);
+  const std::vector<int64_t> offsets = checked_csr(parts);
   const double cells = static_cast<double>(rows_) * static_cast<double>(columns_);
   tile_columns_ = columns_per_tile(columns_, cells > 0 ? static_cast<double>(parts.nnz) / cells : 1.0);
   tiles_ = (columns_ + tile_columns_ - 1) / tile_columns_;

@@ -56,6 +56,9 @@ struct CsrParts {
   bool wide_offsets;
 };
 
+// A 64-bit copy of the offsets; refused unless they rise and the columns of each row ascend inside the matrix.
+std::vector<int64_t> checked_csr(const CsrParts& parts);
+
 // A checked weight for few tokens. Does not own values and indices.
 class CsrRows {
  public:

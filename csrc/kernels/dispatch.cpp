@@ -40,6 +40,8 @@ const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
 
+const ConvKernels& best_conv() { return *static_cast<const ConvKernels*>(best("conv", kAnyIsa).table); }
+
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
 }

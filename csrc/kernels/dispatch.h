@@ -9,6 +9,7 @@
 #include "kernels/bitmask.h"
 #include "kernels/block_csr.h"
 #include "kernels/block_grad.h"
+#include "kernels/conv.h"
 #include "kernels/csr.h"
 #include "kernels/probe.h"
 
@@ -18,6 +19,7 @@ namespace sparsekit {
 const CsrKernels& best_csr();
 const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
+const ConvKernels& best_conv();
 // `most` lowers the limit further, for blocks too short to fill wide vectors.
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);

@@ -24,13 +24,41 @@ struct Simd {
   static void store_first(float* p, Vec v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+  static Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+  // The second operand where either is not a number, as the instruction has it.
+  static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+  static Vec round(Vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // v * 2^n for integers n in [-126, 127].
+  static Vec scale(Vec v, Vec n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+  }
   static float sum(Vec v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
   }
+  // Keeps a vector in its register: the compiler would rather load it again at each use.
+  static void hold(Vec& v) { asm("" : "+x"(v)); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
+
+  // The lanes [begin, end) of a vector. What the other lanes of an address point at is never touched.
+  using Lanes = __m256i;
+  static Lanes lanes(int begin, int end) { return _mm256_andnot_si256(first(begin), first(end)); }
+  static Vec load_lanes(const float* p, Lanes lanes) { return _mm256_maskload_ps(p, lanes); }
+  static void store_lanes(float* p, Vec v, Lanes lanes) { _mm256_maskstore_ps(p, lanes, v); }
+  // Lane i is p[i * step].
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+    const int chosen = _mm256_movemask_ps(_mm256_castsi256_ps(lanes));
+    alignas(32) float out[8] = {};
+    for (int i = 0; i < 8; ++i)
+      if (chosen >> i & 1) out[i] = p[i * step];
+    return load(out);
+  }
+  static Vec merge(Vec a, Vec b) { return _mm256_or_ps(a, b); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {

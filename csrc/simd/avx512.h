@@ -24,9 +24,42 @@ struct Simd {
   static void store_first(float* p, Vec v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+  static Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+  // The second operand where either is not a number, as the instruction has it.
+  static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+  static Vec round(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // v * 2^n for integers n in [-126, 127].
+  static Vec scale(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
   static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  // Keeps a vector in its register: the compiler would rather load it again at each use.
+  static void hold(Vec& v) { asm("" : "+v"(v)); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
+
+  // The lanes [begin, end) of a vector. What the other lanes of an address point at is never touched.
+  using Lanes = __mmask16;
+  static Lanes lanes(int begin, int end) { return static_cast<Lanes>(first(end) & ~first(begin)); }
+  static Vec load_lanes(const float* p, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
+  static void store_lanes(float* p, Vec v, Lanes lanes) { _mm512_mask_storeu_ps(p, lanes, v); }
+  // Lane i is p[i * step].
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+    if (step == 2) {
+      const unsigned spread = spread_bits(lanes);
+      const Vec low = _mm512_maskz_loadu_ps(static_cast<Lanes>(spread), p);
+      const Vec high = _mm512_maskz_loadu_ps(static_cast<Lanes>(spread >> 16), p + 16);
+      const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      return _mm512_permutex2var_ps(low, even, high);
+    }
+    alignas(64) float out[16] = {};
+    for (int i = 0; i < 16; ++i)
+      if (lanes >> i & 1) out[i] = p[i * step];
+    return load(out);
+  }
+  static Vec merge(Vec a, Vec b) {
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {
@@ -61,6 +94,13 @@ struct Simd {
 
  private:
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
+  // Bit i of `bits` at 2 * i.
+  static unsigned spread_bits(unsigned bits) {
+    bits = (bits | bits << 8) & 0x00ff00ff;
+    bits = (bits | bits << 4) & 0x0f0f0f0f;
+    bits = (bits | bits << 2) & 0x33333333;
+    return (bits | bits << 1) & 0x55555555;
+  }
   static Vec low_pairs(Vec a, Vec b) {
     return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
   }

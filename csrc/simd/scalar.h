@@ -1,6 +1,7 @@
 // Four floats in the compiler's own vectors: runs on any processor and is the fallback of last resort.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,9 +30,42 @@ struct Simd {
   static void store_first(float* p, Vec v, int n) { std::memcpy(p, &v, sizeof(float) * static_cast<std::size_t>(n)); }
   static Vec add(Vec a, Vec b) { return a + b; }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+  static Vec mul(Vec a, Vec b) { return a * b; }
+  static Vec div(Vec a, Vec b) { return a / b; }
+  // The second operand where either is not a number, as the x86 instruction has it.
+  static Vec min(Vec a, Vec b) { return a < b ? a : b; }
+  static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static Vec round(Vec v) {
+    for (int i = 0; i < kWidth; ++i) v[i] = std::nearbyintf(v[i]);
+    return v;
+  }
+  // v * 2^n for integers n in [-126, 127].
+  static Vec scale(Vec v, Vec n) {
+    for (int i = 0; i < kWidth; ++i) v[i] = std::ldexp(v[i], static_cast<int>(n[i]));
+    return v;
+  }
   static float sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+  static void hold(Vec&) {}
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void prefetch_to_write(void* p) { __builtin_prefetch(p, 1); }
+
+  // The lanes [begin, end) of a vector. What the other lanes of an address point at is never touched.
+  struct Lanes {
+    int begin, end;
+  };
+  static Lanes lanes(int begin, int end) { return {begin, end}; }
+  static Vec load_lanes(const float* p, Lanes lanes) { return load_steps(p, 1, lanes); }
+  static void store_lanes(float* p, Vec v, Lanes lanes) {
+    for (int i = lanes.begin; i < lanes.end; ++i) p[i] = v[i];
+  }
+  // Lane i is p[i * step].
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+    Vec v = zero();
+    for (int i = lanes.begin; i < lanes.end; ++i) v[i] = p[i * step];
+    return v;
+  }
+  // Where at most one of the two is not zero.
+  static Vec merge(Vec a, Vec b) { return a + b; }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {

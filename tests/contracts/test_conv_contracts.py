@@ -174,6 +174,8 @@ def test_other_dtypes(kernel, dtype):
 def test_one_binding_runs_every_size_and_each_result_belongs_to_the_caller(kernel, name):
     convolution, outputs, (n, h, w) = PROBLEMS[name]
     packed, weight = packed_for(kernel, convolution, outputs)
+    if refused(kernel, ConvProblem(packed, convolution, (n, h, w))):
+        return
     run, results = kernel.bind(packed, convolution), []
     for size in ((n, h, w), (n + 2, h, w), (n, h + 1, w + 3), (n, 2 * h, w + 17), (n, h, w)):
         if not refused(kernel, ConvProblem(packed, convolution, size)):

@@ -13,21 +13,21 @@ MOST_ROWS = 4
 """Tokens up to which one dot product a token beats a panel."""
 
 
+def parts_of(packed: CSR) -> tuple[int, ...]:
+    """The sizes, addresses and flags of ``CsrParts`` for a weight whose parts are contiguous."""
+    return (
+        *(packed.rows, packed.columns, packed.values.numel()),
+        *(extension.pointer(packed.values), extension.pointer(packed.column_indices)),
+        packed.column_indices.dtype == torch.int32,
+        *(extension.pointer(packed.row_offsets), packed.row_offsets.dtype == torch.int64),
+    )
+
+
 def _bind(packed: Format, native: str) -> Multiply:
     """Bind ``packed`` to the native class of that name."""
     assert isinstance(packed, CSR)
     packed = extension.laid_out(packed)
-    weight = extension.build(
-        native,
-        packed.rows,
-        packed.columns,
-        packed.values.numel(),
-        extension.pointer(packed.values),
-        extension.pointer(packed.column_indices),
-        packed.column_indices.dtype == torch.int32,
-        extension.pointer(packed.row_offsets),
-        packed.row_offsets.dtype == torch.int64,
-    )
+    weight = extension.build(native, *parts_of(packed))
     return extension.multiply_with(weight, packed.rows, packed.values, packed.column_indices)
 
 

@@ -50,8 +50,8 @@ def laid_out(packed: FormatT) -> FormatT:
     return packed.from_parts({name: t.contiguous() for name, t in tensors.items()}, packed.integers())
 
 
-def build(native: str, *parts: int) -> Any:
-    """Build the native weight of class ``native`` from sizes, addresses and flags.
+def build(native: str, *parts: Any) -> Any:
+    """Build the native weight of class ``native`` from sizes, addresses, flags and other native parts.
 
     Raises:
         KernelError: ``SPARSEKIT_ISA`` is no instruction set.

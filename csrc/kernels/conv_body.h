@@ -1,0 +1,229 @@
+// The convolution kernels, written once over `Simd`; each translation unit includes one instruction set before this.
+#pragma once
+
+#include "kernels/conv.h"
+#include "kernels/conv_store.h"
+#include "simd/unroll.h"
+
+namespace {
+
+using sparsekit::ConvEntries;
+using sparsekit::ConvLayout;
+using sparsekit::ConvOperands;
+using sparsekit::ConvPanel;
+using sparsekit::ConvSegment;
+using sparsekit::ConvSlices;
+using sparsekit::ConvVectors;
+
+// One row's weights of one tile against a panel of kRows rows; `sum` is read and written.
+template <int kRows>
+SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, int count, const float* panel,
+                                  float* sum) {
+  // A low panel needs several sets of sums to hide the latency of the multiply-add; a high one fills it alone.
+  constexpr int kChains = kRows >= 3 ? 1 : 4 / kRows;
+  Vec chain[kChains][kRows];
+  SPARSEKIT_UNROLL
+  for (int j = 0; j < kRows; ++j) chain[0][j] = Simd::load(sum + j * kWidth);
+  SPARSEKIT_UNROLL
+  for (int c = 1; c < kChains; ++c) {
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) chain[c][j] = Simd::zero();
+  }
+  const auto add = [&](int p, Vec* into) {
+    const float* x = panel + static_cast<int64_t>(lines[p]) * kWidth;
+    const Vec weight = Simd::set1(values[p]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) into[j] = Simd::fma(weight, Simd::load(x + j * kWidth), into[j]);
+  };
+  int p = 0;
+  for (; p + kChains <= count; p += kChains) {
+    SPARSEKIT_UNROLL
+    for (int c = 0; c < kChains; ++c) add(p + c, chain[c]);
+  }
+  for (; p < count; ++p) add(p, chain[0]);
+  SPARSEKIT_UNROLL
+  for (int j = 0; j < kRows; ++j) {
+    Vec total = chain[0][j];
+    SPARSEKIT_UNROLL
+    for (int c = 1; c < kChains; ++c) total = Simd::add(total, chain[c][j]);
+    Simd::store(sum + j * kWidth, total);
+  }
+}
+
+// The bias of each row of a chunk, as the first value of its sums.
+template <int kRows>
+void start_sums(const ConvPanel& panel, int64_t first_row, int64_t rows, float* sums) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const Vec start = bias_of(panel, first_row + r);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) Simd::store(sums + (r * kRows + j) * kWidth, start);
+  }
+}
+
+template <int kRows>
+void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
+  start_sums<kRows>(panel, w.first_row, w.rows, sums);
+  const float* values = w.values;
+  const uint16_t* lines = w.lines;
+  const uint16_t* counts = w.counts;
+  for (int64_t t = 0; t < w.tiles; ++t) {
+    const float* part = panel.lines + t * w.tile_channels * panel.layout->channel_lines * kWidth;
+    for (int64_t r = 0; r < w.rows; ++r) {
+      const int count = *counts++;
+      add_entries<kRows>(values, lines, count, part, sums + r * kRows * kWidth);
+      values += count;
+      lines += count;
+    }
+  }
+  const Targets targets(panel);
+  for (int64_t r = 0; r < w.rows; ++r)
+    targets.store(panel, w.first_row + r, kRows, sums + r * kRows * kWidth);
+}
+
+// Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
+template <int kRows, int kStep>
+SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) {
+  constexpr int kPhases = kStep == 1 ? 1 : 2;  // of the input rows that the three taps of a column read
+  constexpr int kPhaseLines = kRows + 2 / kStep;
+  SPARSEKIT_UNROLL
+  for (int c = 0; c < 3; ++c) {
+    const Vec first = Simd::set1(weights[c]), second = Simd::set1(weights[3 + c]), third = Simd::set1(weights[6 + c]);
+    const float* column = x + c * kPhases * kPhaseLines * kWidth;
+    // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
+    Vec line[kPhaseLines];
+    SPARSEKIT_UNROLL
+    for (int i = 0; i < kPhaseLines; ++i) {
+      line[i] = Simd::load(column + i * kWidth);
+      Simd::hold(line[i]);
+    }
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j)
+      sum[j] = Simd::fma(second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
+  }
+}
+
+// Row by row: the sums stay in registers.
+template <int kRows>
+void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  const Targets targets(panel);
+  for (int64_t row = begin; row < end; ++row) {
+    targets.prefetch(panel, row);
+    const Vec start = bias_of(panel, row);
+    Vec sum[kRows];
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = start;
+    for (int64_t p = w.offsets[row]; p < w.offsets[row + 1]; ++p)
+      add_slice<kRows, 1>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
+    targets.store<kRows>(panel, row, sum);
+  }
+}
+
+// Channel by channel: the sums of all rows of a chunk stay in the first-level cache.
+template <int kRows>
+void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
+  const Targets targets(panel);
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const int64_t first = chunk * w.chunk_rows;
+    const int64_t rows = w.rows - first < w.chunk_rows ? w.rows - first : w.chunk_rows;
+    start_sums<kRows>(panel, first, rows, sums);
+    for (int64_t p = w.offsets[chunk]; p < w.offsets[chunk + 1]; ++p) {
+      float* at = sums + w.row[p] * kRows * kWidth;
+      Vec sum[kRows];
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) sum[j] = Simd::load(at + j * kWidth);
+      add_slice<kRows, 2>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) Simd::store(at + j * kWidth, sum[j]);
+    }
+    for (int64_t r = 0; r < rows; ++r) targets.store(panel, first + r, kRows, sums + r * kRows * kWidth);
+  }
+}
+
+// kGroup rows from `row` on share every line that they read.
+template <int kRows, int kGroup>
+SPARSEKIT_INLINE void multiply_group(const float* values, const int32_t* lines, int64_t count, const ConvPanel& panel,
+                                     const Targets& targets, int64_t row) {
+  Vec sum[kGroup][kRows];
+  SPARSEKIT_UNROLL
+  for (int g = 0; g < kGroup; ++g) {
+    targets.prefetch(panel, row + g);
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, row + g);
+  }
+  constexpr int kPair = kGroup > 1 ? 2 : 1;
+  for (int64_t p = 0; p < count; ++p) {
+    const float* x = panel.lines + static_cast<int64_t>(lines[p]) * kWidth;
+    const float* weights = values + p * kGroup;
+    SPARSEKIT_UNROLL
+    for (int g = 0; g < kGroup; g += kPair) {
+      const Vec one = Simd::set1(weights[g]), other = Simd::set1(weights[g + kPair - 1]);
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) {
+        const Vec line = Simd::load(x + j * kWidth);
+        sum[g][j] = Simd::fma(one, line, sum[g][j]);
+        if (kPair == 2) sum[g + kPair - 1][j] = Simd::fma(other, line, sum[g + kPair - 1][j]);
+      }
+    }
+  }
+  SPARSEKIT_UNROLL
+  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, row + g, sum[g]);
+}
+
+template <int kRows>
+void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  const Targets targets(panel);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t count = w.offsets[block + 1] - w.offsets[block];
+    const int32_t* lines = w.lines + w.offsets[block];
+    const float* values = w.values + w.offsets[block] * w.block_rows;
+    const int64_t last = (block + 1) * w.block_rows < w.rows ? (block + 1) * w.block_rows : w.rows;
+    for (int64_t row = block * w.block_rows; row < last;) {
+      const int64_t group = sparsekit::conv_group(last - row);
+      if (group == 4)
+        multiply_group<kRows, 4>(values, lines, count, panel, targets, row);
+      else if (group == 2)
+        multiply_group<kRows, 2>(values, lines, count, panel, targets, row);
+      else
+        multiply_group<kRows, 1>(values, lines, count, panel, targets, row);
+      values += count * group;
+      row += group;
+    }
+  }
+}
+
+constexpr int kMostRows = kWidth == 16 ? 8 : 6;
+
+// Calls body(constant) with the constant that `value`, in [1, most], is at run time.
+template <int kMost, class Body>
+void with_constant(int value, Body body) {
+  if constexpr (kMost > 1) {
+    if (value < kMost) return with_constant<kMost - 1>(value, body);
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
+void multiply_entries(const ConvEntries& w, const ConvPanel& panel, float* sums) {
+  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
+}
+
+void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
+  with_constant<kMostRows>(panel.layout->rows, [&](auto rows) {
+    if (panel.layout->shape.stride[0] == 1)
+      multiply_slice_rows<rows>(w, panel, begin, end);
+    else
+      multiply_slice_chunks<rows>(w, panel, begin, end, sums);
+  });
+}
+
+void multiply_vectors(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
+  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_vectors_of<rows>(w, panel, begin, end); });
+}
+
+constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       pack,
+                                                 multiply_entries, multiply_slices, multiply_vectors};
+
+}  // namespace

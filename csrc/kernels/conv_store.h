@@ -1,0 +1,202 @@
+// The two ends of a convolution: packing the input into panels, storing results; included after one instruction set.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/conv.h"
+#include "simd/unroll.h"
+
+namespace {
+
+using Vec = Simd::Vec;
+constexpr int kWidth = Simd::kWidth;
+constexpr int kMostKernelWidth = sparsekit::kMostKernelSide;
+
+// One segment of a strip as one kernel column reads it: lane i is x[row * row_stride + offset + i * step].
+struct Piece {
+  int64_t offset;
+  Simd::Lanes lanes;
+};
+
+// The lanes of a segment whose input column lies inside the image.
+Piece piece_of(const sparsekit::ConvLayout& layout, const sparsekit::ConvSegment& segment, int64_t kernel_column) {
+  const auto& shape = layout.shape;
+  const int64_t step = shape.stride[1];
+  const int64_t first = segment.column * step + kernel_column * shape.dilation[1] - shape.before[1];  // of lane `begin`
+  const int64_t skipped = first < 0 ? (-first + step - 1) / step : 0;
+  const int64_t inside = first < layout.size.width ? (layout.size.width - 1 - first) / step + 1 : 0;
+  const int64_t count = segment.end - segment.begin;
+  const auto clip = [&](int64_t lanes) { return static_cast<int>(segment.begin + (lanes < count ? lanes : count)); };
+  return {first - segment.begin * step, Simd::lanes(clip(skipped), clip(inside))};
+}
+
+// Channels ahead of the one that is packed, whose rows are on their way to the caches.
+constexpr int64_t kAhead = 3;
+
+// Packs a strip of kSegments segments, or where that is 0 of `count` segments, for kColumns kernel columns, or where that
+// is 0 for any number.
+template <int kSegments, int kColumns, bool kUnitStep>
+void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+                   const sparsekit::ConvSegment* segments, int count, float* lines) {
+  const auto& shape = layout.shape;
+  constexpr int kMost = kSegments == 0 ? kWidth : kSegments;
+  if (kSegments != 0) count = kSegments;
+  Piece pieces[kMost][kMostKernelWidth];
+  for (int s = 0; s < count; ++s)
+    for (int64_t k = 0; k < shape.kernel[1]; ++k) pieces[s][k] = piece_of(layout, segments[s], k);
+  const int64_t step = shape.stride[1], columns = kColumns == 0 ? shape.kernel[1] : kColumns;
+  const int64_t height = layout.size.height;
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    const float* channel = operands.x + c * operands.channel_stride;
+    float* line = lines + c * layout.channel_lines * kWidth;
+    for (int64_t phase = 0; phase < layout.phase_count; ++phase) {
+      const int64_t above = layout.phases[phase] - shape.before[0];
+      for (int64_t i = 0; i < layout.phase_lines; ++i, line += kWidth) {
+        const float* rows[kMost];
+        for (int s = 0; s < count; ++s) {
+          const int64_t y = (segments[s].row + i) * shape.stride[0] + above;
+          const bool inside = y >= 0 && y < height;
+          rows[s] = inside ? channel + segments[s].image * operands.image_stride + y * operands.row_stride : nullptr;
+          if (inside) Simd::prefetch(rows[s] + segments[s].column * step + kAhead * operands.channel_stride);
+        }
+        SPARSEKIT_UNROLL
+        for (int64_t k = 0; k < columns; ++k) {
+          Vec v = Simd::zero();
+          SPARSEKIT_UNROLL
+          for (int s = 0; s < count; ++s) {
+            if (rows[s] == nullptr) continue;
+            const float* x = rows[s] + pieces[s][k].offset;
+            const Vec part = kUnitStep ? Simd::load_lanes(x, pieces[s][k].lanes)
+                                       : Simd::load_steps(x, step, pieces[s][k].lanes);
+            v = kSegments == 1 ? part : Simd::merge(v, part);
+          }
+          Simd::store(line + k * layout.column_lines * kWidth, v);
+        }
+      }
+    }
+  }
+}
+
+// A flat image: its rows are a vector long and lie end to end.
+void pack_flat(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+               const sparsekit::ConvSegment& segment, float* line) {
+  const float* x = operands.x + segment.image * operands.image_stride + segment.row * kWidth;
+  const int64_t left = layout.size.height * layout.size.width - segment.row * kWidth;
+  for (int64_t c = 0; c < layout.shape.channels; ++c, x += operands.channel_stride) {
+    for (int64_t i = 0; i < layout.rows; ++i, line += kWidth) {
+      const int64_t lanes = left - i * kWidth;
+      Simd::prefetch(x + i * kWidth + kAhead * operands.channel_stride);
+      Simd::store(line, lanes >= kWidth ? Simd::loadu(x + i * kWidth)
+                        : lanes > 0     ? Simd::load_first(x + i * kWidth, static_cast<int>(lanes))
+                                        : Simd::zero());
+    }
+  }
+}
+
+template <int kSegments, int kColumns>
+void pack_columns(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
+                  const sparsekit::ConvSegment* segments, int count, float* lines) {
+  if (layout.shape.stride[1] == 1)
+    pack_segments<kSegments, kColumns, true>(layout, operands, segments, count, lines);
+  else
+    pack_segments<kSegments, kColumns, false>(layout, operands, segments, count, lines);
+}
+
+void pack(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands, int64_t strip, float* lines) {
+  sparsekit::ConvSegment segments[kWidth];
+  const int count = layout.segments(strip, segments);
+  if (layout.flat)
+    pack_flat(layout, operands, segments[0], lines);
+  else if (count == 1 && layout.shape.kernel[1] == 3)
+    pack_columns<1, 3>(layout, operands, segments, count, lines);
+  else if (count == 2 && layout.shape.kernel[1] == 3)
+    pack_columns<2, 3>(layout, operands, segments, count, lines);
+  else if (count == 1)
+    pack_columns<1, 0>(layout, operands, segments, count, lines);
+  else
+    pack_columns<0, 0>(layout, operands, segments, count, lines);
+}
+
+Vec bias_of(const sparsekit::ConvPanel& panel, int64_t row) {
+  return panel.operands->bias == nullptr ? Simd::zero() : Simd::set1(panel.operands->bias[row]);
+}
+
+// e^v for v in [-87, 87], to about one unit in the last place: a polynomial on [-ln 2 / 2, ln 2 / 2].
+Vec exponential(Vec v) {
+  const Vec n = Simd::round(Simd::mul(v, Simd::set1(1.44269504f)));
+  Vec rest = Simd::fma(n, Simd::set1(-0.693359375f), v);
+  rest = Simd::fma(n, Simd::set1(2.12194440e-4f), rest);
+  Vec sum = Simd::set1(1.0f / 720);
+  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    sum = Simd::fma(sum, rest, Simd::set1(factor));
+  return Simd::scale(sum, n);
+}
+
+Vec activated(Vec v, sparsekit::Activation activation) {
+  if (activation == sparsekit::Activation::none) return v;
+  if (activation == sparsekit::Activation::relu) return Simd::max(Simd::zero(), v);
+  v = Simd::max(Simd::set1(-87.0f), v);  // below, the result is 0 up to rounding
+  const Vec power = Simd::max(Simd::min(Simd::mul(v, Simd::set1(-1.0f)), Simd::set1(87.0f)), Simd::set1(-87.0f));
+  return Simd::div(v, Simd::add(Simd::set1(1.0f), exponential(power)));
+}
+
+// Where the lanes of a strip go in y.
+class Targets {
+ public:
+  explicit Targets(const sparsekit::ConvPanel& panel) {
+    const sparsekit::ConvLayout& layout = *panel.layout;
+    sparsekit::ConvSegment segments[kWidth];
+    count_ = layout.segments(panel.strip, segments);
+    plane_ = layout.plane;
+    row_ = layout.out_width;
+    for (int s = 0; s < count_; ++s) {
+      const auto& found = segments[s];
+      offsets_[s] = found.image * panel.out_rows * plane_ + found.row * row_ + found.column - found.begin;
+      rows_[s] = layout.out_height - found.row;
+      lanes_[s] = Simd::lanes(found.begin, found.end);
+    }
+    if (layout.flat && plane_ % kWidth != 0) {  // the last row of the image is shorter
+      whole_rows_ = rows_[0] - 1;
+      last_lanes_ = Simd::lanes(0, static_cast<int>(plane_ % kWidth));
+    }
+  }
+
+  // Stores `rows` vectors, one for each row of the panel, as output `n` of the weight.
+  __attribute__((noinline)) void store(const sparsekit::ConvPanel& panel, int64_t n, int rows,
+                                       const float* vectors) const {
+    float* y = panel.operands->y + n * plane_;
+    const sparsekit::Activation activation = panel.layout->shape.activation;
+    for (int s = 0; s < count_; ++s) {
+      float* to = y + offsets_[s];
+      const int64_t last = rows_[s] < rows ? rows_[s] : rows;
+      for (int64_t j = 0; j < last; ++j)
+        Simd::store_lanes(to + j * row_, activated(Simd::load(vectors + j * kWidth), activation),
+                          j == whole_rows_ ? last_lanes_ : lanes_[s]);
+    }
+  }
+
+  // Stores sums that are in registers.
+  template <int kRows>
+  SPARSEKIT_INLINE void store(const sparsekit::ConvPanel& panel, int64_t n, const Vec* sums) const {
+    alignas(64) float vectors[kRows * kWidth];
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) Simd::store(vectors + j * kWidth, sums[j]);
+    store(panel, n, kRows, vectors);
+  }
+
+  // The lines of y arrive while the weights are multiplied.
+  void prefetch(const sparsekit::ConvPanel& panel, int64_t n) const {
+    for (int j = 0; j < panel.layout->rows; ++j)
+      if (j < rows_[0]) Simd::prefetch_to_write(panel.operands->y + n * plane_ + offsets_[0] + j * row_);
+  }
+
+ private:
+  int count_;
+  int64_t plane_, row_;
+  int64_t offsets_[kWidth], rows_[kWidth];
+  Simd::Lanes lanes_[kWidth];
+  int64_t whole_rows_ = -1;  // of a flat image whose last row is shorter
+  Simd::Lanes last_lanes_ = Simd::lanes(0, 0);
+};
+
+}  // namespace
