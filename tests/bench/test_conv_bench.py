@@ -45,8 +45,8 @@ def test_a_case_gives_a_row_per_sparsity_against_the_fastest_dense_way(sparse_ke
     def times_of(calls, budget):
         """The sparse kernel needs 1 s on NCHW and 3 s on channels_last at 50 %, the dense ways 4 s and more."""
         timed.update({name: 4.0 + number for number, name in enumerate(calls)})
-        timed.update({f"csr_conv_test{way}": s for way, s in {" 0.5": 1.0, " channels_last 0.5": 3.0}.items()})
-        timed.update({f"csr_conv_test{way}": s for way, s in {" 0.9": 5.0, " channels_last 0.9": 0.5}.items()})
+        timed.update({f"csr_conv_test{way}": s for way, s in {" 0.5": 1.0, " NHWC 0.5": 3.0}.items()})
+        timed.update({f"csr_conv_test{way}": s for way, s in {" 0.9": 5.0, " NHWC 0.9": 0.5}.items()})
         return timed
 
     monkeypatch.setattr(conv_bench, "fastest", times_of)
@@ -54,9 +54,9 @@ def test_a_case_gives_a_row_per_sparsity_against_the_fastest_dense_way(sparse_ke
     before = torch.get_num_threads()
     half, ninety = conv_bench.run_conv([replace(CASE, dtype=dtype)])
     assert torch.get_num_threads() == before
-    assert {"eager", "eager channels_last", "dense_conv_onednn", "dense_conv_onednn channels_last"} <= set(timed)
+    assert {"eager", "eager NHWC", "dense_conv_onednn", "dense_conv_onednn NHWC"} <= set(timed)
     assert (half.kernel, half.speedup, half.floor) == ("csr_conv_test", 4.0, 2.0)
-    assert (ninety.kernel, ninety.speedup, ninety.floor) == ("csr_conv_test channels_last", 8.0, None)
+    assert (ninety.kernel, ninety.speedup, ninety.floor) == ("csr_conv_test NHWC", 8.0, None)
     assert half.dense_kernel == "eager"
     assert half.kept_flops == 2 * 2 * 16 * 108  # 2 images of 4 x 4 pixels, half of 216 weights
     assert half.dense_flops == 2 * half.kept_flops

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from sparsekit.kernels.timing import fastest
 
-FIRST_LOOK_S = 0.0  # the fewest rounds
-CONTENDERS = 1.2
+FIRST_LOOK_S = 0.5
+CONTENDERS = 1.5
 """Only ways within this factor of the fastest at first look stay in the race."""
 
 Call = Callable[[], Tensor]
 
 
 def dense_ways(model: nn.Module, x: Tensor, *, inductor: bool = False) -> dict[str, Call]:
-    """Return the ways to compute ``model(x)``, by name, called once each; a way that this torch lacks is left out.
+    """Return the ways to compute ``model(x)``, by name; what this torch cannot do is left out.
+
+    NHWC in a name says that images and weights are in channels_last order.
 
     Args:
         model: in eval mode, from a tensor to a tensor.
@@ -29,8 +31,8 @@ def dense_ways(model: nn.Module, x: Tensor, *, inductor: bool = False) -> dict[s
     """
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_last = x.contiguous(memory_format=torch.channels_last)
-    ways: dict[str, Call] = {"eager": partial(model, x), "eager channels_last": partial(last, x_last)}
-    ways |= dict(_frozen(model, x, "")) | dict(_frozen(last, x_last, " channels_last"))
+    ways: dict[str, Call] = {"eager": partial(model, x), "eager NHWC": partial(last, x_last)}
+    ways |= dict(_frozen(model, x, "")) | dict(_frozen(last, x_last, " NHWC"))
     if inductor:
         ways |= dict(_inductor(model, x))
     return ways
