@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter that .venv is made from (3.10 to 3.13)
 #   QUICK=1             a demo of about a minute instead of several
+#   MODEL=cnn           a demo with convolutional networks instead of a sentence encoder
 #
 # On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA libraries.
 
@@ -15,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test check bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/sparsekit demo $(if $(QUICK),--quick)
+	$(BIN)/sparsekit demo $(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--quick)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

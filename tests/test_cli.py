@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -7,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sparsekit import cli
+from sparsekit import bench, cli
 from sparsekit.cli.info import gather
 from sparsekit.cli.source import load_source
 from sparsekit.cli.words import METHODS, WORDS, read_pattern
-from sparsekit.demo.corpus import Corpus, Pair
+from sparsekit.demo.cnn.report import NetworkReports
+from sparsekit.demo.minilm.corpus import Corpus, Pair
 from sparsekit.kernels import KERNELS
 from sparsekit.patterns import (
     NM,
@@ -92,6 +94,8 @@ def test_every_command_explains_itself(capsys, command):
         (("plan", MODEL, "--weights", "missing.safetensors"), "does not exist"),
         (("plan", MODEL, "--weights", "zoo.py"), "expected weights of this model"),
         (("unknown",), "No such command 'unknown'"),
+        (("bench", "--training", "--conv"), "expected one of --training and --conv, got both"),
+        (("demo", "--model", "bert"), "'bert' is not one of 'minilm', 'cnn'"),
         (("info", "--threads", "0"), "0 is not in the range"),
     ],
 )
@@ -167,6 +171,33 @@ def test_plan_of_what_prune_has_saved(capsys, zoo, monkeypatch):
     status, out, _ = run(capsys, "plan", MODEL, "--weights", "pruned.safetensors")
     assert status == 0
     assert "planned" in out
+
+
+@pytest.mark.parametrize(("model", "name"), [("minilm", "minilm.run.run_demo"), ("cnn", "cnn.run.run_cnn")])
+@pytest.mark.parametrize("quick", [True, False])
+def test_demo_runs_the_model_that_is_named(capsys, tmp_path, monkeypatch, model, name, quick):
+    settings = importlib.import_module(f"sparsekit.demo.{model}.recipes")
+    ran = []
+
+    def run_nothing(chosen, out, console):
+        ran.append((chosen, out))
+        return NetworkReports(())
+
+    monkeypatch.setattr(f"sparsekit.demo.{name}", run_nothing)
+    options = ("--out", str(tmp_path), "--json", *(("--quick",) if quick else ()))
+    status, out, _ = run(capsys, "demo", "--model", model, *options)
+    assert (status, json.loads(out)) == (0, {"networks": []})
+    assert ran == [(settings.QUICK if quick else settings.FULL, tmp_path)]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_bench_of_convolutions_ends_with_whole_networks(capsys, monkeypatch, quick):
+    asked = []
+    monkeypatch.setattr(bench, "run_conv", lambda cases, tell: asked.append(cases) or [])
+    monkeypatch.setattr(bench, "run_networks", lambda cases, tell: asked.append(cases) or [])
+    status, out, _ = run(capsys, "bench", "--conv", "--json", *(("--quick",) if quick else ()))
+    assert (status, json.loads(out)["rows"]) == (0, [])
+    assert asked == ([bench.QUICK_CONV_CASES] if quick else [bench.CONV_CASES, bench.NETWORK_CASES])
 
 
 def test_info_asks_every_kernel(capsys):

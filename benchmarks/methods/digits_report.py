@@ -106,10 +106,10 @@ def claim_table(report: dict) -> list[str]:
 
 def draw(report: dict, path: Path) -> None:
     """Accuracy against the share that is kept; the band spans the seeds."""
-    import matplotlib as mpl  # noqa: PLC0415 - the table needs no picture
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     for axis, (part, column) in zip(axes, (("initial", "after"), ("weights", "before"))):

@@ -19,11 +19,11 @@ import torch
 from minilm import BATCH_TOKENS, BEST, RESULTS, TEXTS, TOKENS
 
 import sparsekit as sk
-from sparsekit.demo.corpus import load_corpus
-from sparsekit.demo.distill import Course, distill
-from sparsekit.demo.encoder import load_minilm
-from sparsekit.demo.fidelity import Examination
-from sparsekit.demo.run import EXAMPLE_TEXTS, EXAMPLE_TOKENS, sparsity_of
+from sparsekit.demo.minilm.corpus import load_corpus
+from sparsekit.demo.minilm.distill import Course, distill
+from sparsekit.demo.minilm.encoder import load_minilm
+from sparsekit.demo.minilm.fidelity import Examination
+from sparsekit.demo.minilm.run import EXAMPLE_TEXTS, EXAMPLE_TOKENS, sparsity_of
 from sparsekit.kernels.timing import fastest
 from sparsekit.planning.machine import commit, describe_machine
 

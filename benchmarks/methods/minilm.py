@@ -20,9 +20,9 @@ import torch
 from minilm_report import draw, table
 
 import sparsekit as sk
-from sparsekit.demo.corpus import load_corpus
-from sparsekit.demo.encoder import load_minilm
-from sparsekit.demo.fidelity import Examination
+from sparsekit.demo.minilm.corpus import load_corpus
+from sparsekit.demo.minilm.encoder import load_minilm
+from sparsekit.demo.minilm.fidelity import Examination
 from sparsekit.planning.machine import commit
 from sparsekit.pruning import CRITERIA, SEARCHES, SOLVERS, SampledOutput
 

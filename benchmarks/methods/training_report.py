@@ -147,10 +147,10 @@ def gains(report: dict, part: str, task: str, setting: str, better: str, worse: 
 
 def draw(report: dict, path: Path) -> None:
     """One panel per comparison; the band spans the seeds."""
-    import matplotlib as mpl  # noqa: PLC0415 - the tables need no picture
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 4.4), layout="constrained")
     for axis, (part, task) in zip(axes, PANELS):

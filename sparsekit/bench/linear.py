@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsekit.bench.problems import LinearProblem
 from sparsekit.bench.results import Row
-from sparsekit.errors import KernelError
+from sparsekit.bench.rounding import expect_exact
 from sparsekit.formats import Dense, Format
 from sparsekit.kernels import native
 from sparsekit.kernels.candidates import candidates
@@ -18,8 +18,6 @@ from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 
 BUDGET_S = 2.0
-ERROR_BOUND = 64
-"""Roundings that an element may show, in units of eps times the product of the absolute values."""
 
 Tell = Callable[[str], None]
 
@@ -98,9 +96,4 @@ def _time(problem: LinearProblem, threads: int, peak: float) -> Iterator[Row]:
 def check(name: str, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """Raise :class:`KernelError` unless ``y`` is ``x @ weight.T + bias`` up to rounding, element by element."""
     exact = x.double() @ weight.double().T + bias.double()
-    scale = x.double().abs() @ weight.double().abs().T + bias.double().abs()
-    error = (y.double() - exact).abs()  # exactly 0 where an empty row gives a scale of 0
-    roundings = torch.where(error == 0.0, 0.0, error / (torch.finfo(y.dtype).eps * scale))
-    worst = roundings.nan_to_num(torch.inf).max().item()
-    if worst > ERROR_BOUND:
-        raise KernelError(f"{name}: expected errors of at most {ERROR_BOUND} roundings, got {worst:.0f}")
+    expect_exact(name, y, exact, x.double().abs() @ weight.double().abs().T + bias.double().abs())

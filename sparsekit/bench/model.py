@@ -13,7 +13,7 @@ from sparsekit.batches import call_model
 from sparsekit.bench.linear import Tell
 from sparsekit.bench.problems import ModelCase
 from sparsekit.bench.results import Row
-from sparsekit.demo.encoder import Batch, load_minilm
+from sparsekit.demo.minilm.encoder import Batch, load_minilm
 from sparsekit.errors import KernelError
 from sparsekit.kernels.timing import fastest
 from sparsekit.planning import compile as compile_model

@@ -35,21 +35,38 @@ def app() -> None:
 
 
 @app.command()
-@click.option("--quick", is_flag=True, help="Fewer texts, steps and recipes: about a minute.")
+@click.option("--model", type=click.Choice(["minilm", "cnn"]), default="minilm", help="What is pruned.")
+@click.option("--quick", is_flag=True, help="Less data, fewer steps and recipes: about a minute.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), help="Folder to write to."
 )
 @threads
 @as_json
-def demo(quick: bool, out: Path, threads: int | None, as_json: bool) -> None:
-    """Prune a pretrained sentence encoder by several recipes; compare fidelity, speed and size."""
-    from sparsekit.demo.recipes import FULL, QUICK
-    from sparsekit.demo.run import run_demo
+def demo(model: str, quick: bool, out: Path, threads: int | None, as_json: bool) -> None:
+    """Prune a trained model by several recipes; compare what is left of it, its speed and its size.
 
+    minilm is a pretrained sentence encoder; cnn is a small network trained on digits, with large ones beside it that
+    are only timed.
+    """
     use_threads(threads)
-    report = run_demo(QUICK if quick else FULL, out, Console(stderr=as_json))
+    console = Console(stderr=as_json)
+    report = _demo_cnn(quick, out, console) if model == "cnn" else _demo_minilm(quick, out, console)
     if as_json:
         print_json(report.as_json())
+
+
+def _demo_minilm(quick: bool, out: Path, console: Console) -> Any:
+    from sparsekit.demo.minilm.recipes import FULL, QUICK
+    from sparsekit.demo.minilm.run import run_demo
+
+    return run_demo(QUICK if quick else FULL, out, console)
+
+
+def _demo_cnn(quick: bool, out: Path, console: Console) -> Any:
+    from sparsekit.demo.cnn.recipes import FULL, QUICK
+    from sparsekit.demo.cnn.run import run_cnn
+
+    return run_cnn(QUICK if quick else FULL, out, console)
 
 
 @app.command()
@@ -153,16 +170,22 @@ def plan(model: str, weights: Path | None, output: Path | None, threads: int | N
 @app.command()
 @click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole model.")
 @click.option("--training", is_flag=True, help="Forward and backward of layers in training instead.")
+@click.option("--conv", is_flag=True, help="Convolutions and convolutional networks instead.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and CSV.")
 @as_json
-def bench(quick: bool, training: bool, output: Path | None, as_json: bool) -> None:
+def bench(quick: bool, training: bool, conv: bool, output: Path | None, as_json: bool) -> None:
     """Check, then time every kernel against the fastest dense way on this machine."""
     from sparsekit import bench
 
+    if training and conv:
+        raise click.UsageError("--conv: expected one of --training and --conv, got both")
     with Console(stderr=True).status("starting") as status:
         if training:
             problems = bench.QUICK_TRAINING_PROBLEMS if quick else bench.TRAINING_PROBLEMS
             rows = list(bench.run_training(problems, status.update))
+        elif conv:
+            rows = list(bench.run_conv(bench.QUICK_CONV_CASES if quick else bench.CONV_CASES, status.update))
+            rows += [] if quick else bench.run_networks(bench.NETWORK_CASES, status.update)
         else:
             rows = list(bench.run_linear(bench.QUICK_PROBLEMS if quick else bench.PROBLEMS, status.update))
             rows += [] if quick else bench.run_models(bench.MODEL_CASES, status.update)

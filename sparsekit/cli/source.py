@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from sparsekit.demo.corpus import load_corpus
-from sparsekit.demo.encoder import Encoder, load_encoder, load_minilm
+from sparsekit.demo.minilm.corpus import load_corpus
+from sparsekit.demo.minilm.encoder import Encoder, load_encoder, load_minilm
 from sparsekit.errors import CheckpointError, InputError
 
 EXAMPLE_TEXTS, EXAMPLE_TOKENS = 8, 128

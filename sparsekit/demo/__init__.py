@@ -1,1 +1,1 @@
-"""The demo: a pretrained sentence encoder, pruned by several recipes, compiled, judged and timed."""
+"""The demo: a trained model, pruned by several recipes, compiled, judged and timed."""

@@ -1,8 +1,10 @@
-"""The result of the demo: rows, and how they are printed and saved."""
+"""The result of a demo: rows, and what holds for them whatever the model was."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,6 @@ from rich.table import Table
 PAYS = 1.05
 """How much faster than the best dense model a recipe has to be for its zeros to have paid."""
 
-COLUMNS = (
-    "\nsparsity",
-    "\ncosine",
-    "search\ntop-1",
-    "dense\nms",
-    "sparse\nms",
-    "\nspeedup",
-    "sparse\nlayers",
-    "size\nMB",
-)
-
 
 @dataclass(frozen=True)
 class Row:
@@ -32,17 +23,14 @@ class Row:
     Args:
         recipe: its name.
         sparsity: fraction of zeros in the pruned layers' weights.
-        cosine, retrieval: see :class:`~sparsekit.demo.fidelity.Fidelity`.
-        dense_ms, sparse_ms: median of one forward pass, of the model as it came and of the compiled one.
-        megabytes: 10^6 bytes of the file on disk.
+        dense_ms, sparse_ms: median of one forward pass, of the dense model and of the compiled one.
+        megabytes: 10^6 bytes of the compiled model.
         sparse_layers, layers: layers that run sparse after compiling, and all that could.
         seconds: spent on pruning and learning.
     """
 
     recipe: str
     sparsity: float
-    cosine: float
-    retrieval: float
     dense_ms: float
     sparse_ms: float
     megabytes: float
@@ -57,12 +45,30 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All rows, and where and how they were measured."""
+class Report(ABC):
+    """All rows of one model, and where and how they were measured."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     machine: dict[str, Any]
     example: str
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What was pruned, and the example that is timed."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Headers of the columns behind the recipe's name, in two lines."""
+
+    @abstractmethod
+    def cells(self, row: Any) -> tuple[str, ...]:
+        """What ``row`` has in those columns."""
+
+    @abstractmethod
+    def caption(self) -> str:
+        """Where it was measured, and what the words mean."""
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""
@@ -75,23 +81,13 @@ class Report:
 
     def table(self) -> Table:
         """Return the table that is printed."""
-        title = f"MiniLM sentence encoder, {self.example}"
-        table = Table(title=title, caption=self.caption(), box=SIMPLE_HEAD, padding=0, show_edge=False)
+        table = Table(title=self.title, caption=self.caption(), box=SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("\nrecipe", no_wrap=True)
-        for name in COLUMNS:
+        for name in self.columns:
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows:
-            table.add_row(*self._cells(row))
+            table.add_row(row.recipe, *self.cells(row))
         return table
-
-    def caption(self) -> str:
-        """Where it was measured, and what the words mean."""
-        m = self.machine
-        return (
-            f"{m['cpu']}, {m['threads']} threads, torch {m['torch']}; medians, interleaved\n"
-            "sparsity: of the encoder's Linear layers; the embedding tables stay dense\n"
-            "cosine to the dense embedding and top-1 retrieval on held-out docstrings"
-        )
 
     @property
     def best_dense(self) -> float:
@@ -111,16 +107,7 @@ class Report:
             if row.sparsity and not self.paid(row)
         ]
 
-    def _cells(self, row: Row) -> tuple[str, ...]:
+    def painted(self, row: Row) -> str:
+        """Return the speedup of ``row`` in the colour that says whether zeros paid."""
         style = "green" if self.paid(row) else "yellow" if row.sparsity else "default"
-        return (
-            row.recipe,
-            f"{row.sparsity:.1%}",
-            f"{row.cosine:.3f}",
-            f"{row.retrieval:.1%}",
-            f"{row.dense_ms:.1f}",
-            f"{row.sparse_ms:.1f}",
-            f"[{style}]{row.speedup:.2f}x[/]",
-            f"{row.sparse_layers}/{row.layers}",
-            f"{row.megabytes:.1f}",
-        )
+        return f"[{style}]{row.speedup:.2f}x[/]"

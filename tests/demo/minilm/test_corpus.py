@@ -1,6 +1,6 @@
 import pytest
 
-from sparsekit.demo.corpus import Pair, load_corpus, split
+from sparsekit.demo.minilm.corpus import Pair, load_corpus, split
 from sparsekit.errors import InputError
 
 SENTENCES = [

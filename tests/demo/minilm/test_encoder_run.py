@@ -4,9 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
-from sparsekit.demo.distill import Course
-from sparsekit.demo.recipes import DENSE, FULL, QUICK, TWO_OF_FOUR, Recipe, Settings
-from sparsekit.demo.report import Report, Row
+from sparsekit.demo.minilm.distill import Course
+from sparsekit.demo.minilm.recipes import DENSE, FULL, QUICK, TWO_OF_FOUR, Recipe, Settings
+from sparsekit.demo.minilm.report import EncoderReport, EncoderRow
 from sparsekit.patterns import Block, Unstructured
 from sparsekit.planning.machine import describe_machine
 from sparsekit.pruning import Magnitude
@@ -26,7 +26,7 @@ TINY = Settings(
 )
 
 
-def row(**changes) -> Row:
+def row(**changes) -> EncoderRow:
     values = {
         "recipe": "90 %",
         "sparsity": 0.9,
@@ -39,17 +39,17 @@ def row(**changes) -> Row:
         "layers": 12,
         "seconds": 3.0,
     }
-    return Row(**{**values, **changes})
+    return EncoderRow(**{**values, **changes})
 
 
-def printed(report: Report) -> str:
+def printed(report: EncoderReport) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(report.table())
     return console.file.getvalue()
 
 
 def test_every_recipe_becomes_a_row_a_file_and_a_point(encoder, corpus, tmp_path, monkeypatch):
-    run = pytest.importorskip("sparsekit.demo.run")
+    run = pytest.importorskip("sparsekit.demo.minilm.run")
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("SPARSEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run, "load_corpus", lambda: corpus)
@@ -66,7 +66,7 @@ def test_every_recipe_becomes_a_row_a_file_and_a_point(encoder, corpus, tmp_path
 
 
 def test_the_table_holds_the_figures_and_the_machine():
-    report = Report((row(),), describe_machine(), "batch 8 x 128 tokens")
+    report = EncoderReport((row(),), describe_machine(), "batch 8 x 128 tokens")
     text = printed(report)
     for figure in ("90.0%", "0.700", "40.0%", "20.0", "10.0", "2.00x", "12/12", "50.0", report.machine["cpu"]):
         assert figure in text
@@ -78,15 +78,15 @@ def test_the_table_holds_the_figures_and_the_machine():
     [({}, 0), ({"sparse_ms": 20.0}, 1), ({"sparsity": 0.0, "sparse_ms": 20.0}, 0)],
 )
 def test_it_says_where_zeros_did_not_pay(changes, count):
-    regrets = Report((row(**changes),), describe_machine(), "").regrets()
+    regrets = EncoderReport((row(**changes),), describe_machine(), "").regrets()
     assert len(regrets) == count
     assert all("did not pay" in sentence for sentence in regrets)
 
 
 def test_zeros_have_to_beat_the_dense_model_that_was_compiled_too():
     dense = row(recipe="dense", sparsity=0.0, sparse_ms=12.0)
-    assert Report((dense, row(sparse_ms=11.8)), describe_machine(), "").regrets()
-    assert not Report((dense, row(sparse_ms=11.0)), describe_machine(), "").regrets()
+    assert EncoderReport((dense, row(sparse_ms=11.8)), describe_machine(), "").regrets()
+    assert not EncoderReport((dense, row(sparse_ms=11.0)), describe_machine(), "").regrets()
 
 
 @pytest.mark.parametrize("settings", [FULL, QUICK], ids=["full", "quick"])

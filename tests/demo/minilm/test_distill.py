@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from sparsekit.demo.distill import Course, distill, learned, pace_of, shuffled
+from sparsekit.demo.minilm.distill import Course, distill, learned, pace_of, shuffled
 from sparsekit.patterns import NM, Block, Unstructured
 
 
@@ -68,7 +68,7 @@ def test_a_slow_machine_has_a_shorter_course(encoder, batches, monkeypatch):
     course = Course(100, 10.0, 0.0, 0.5)
     assert [course.affordable(pace) for pace in (0.01, 0.5, 60.0)] == [100, 20, 1]
     told = []
-    monkeypatch.setattr("sparsekit.demo.distill.pace_of", lambda *given: 4.0)
+    monkeypatch.setattr("sparsekit.demo.minilm.distill.pace_of", lambda *given: 4.0)
     masks = distill(copy.deepcopy(encoder.model), encoder.model, batches, Unstructured(), course, told.append)
     assert told == [0.5, 1.0]
     assert all(mask.sparsity == 0.5 for mask in masks.values())
@@ -76,7 +76,7 @@ def test_a_slow_machine_has_a_shorter_course(encoder, batches, monkeypatch):
 
 def test_the_pace_is_that_of_the_second_time(encoder, batches, monkeypatch):
     clock = iter([0.0, 7.0, 9.0])
-    monkeypatch.setattr("sparsekit.demo.distill.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sparsekit.demo.minilm.distill.time.monotonic", lambda: next(clock))
     assert pace_of(encoder.model, encoder.model, batches[0]) == 2.0
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
 

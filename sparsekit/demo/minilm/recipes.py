@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsekit.demo.distill import Course
+from sparsekit.demo.minilm.distill import Course
 from sparsekit.patterns import NM, Block, Pattern, Unstructured
 from sparsekit.pruning import Criterion, Solver, SparseGPT
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from sparsekit.demo import encoder as module
-from sparsekit.demo.encoder import load_encoder, packaged_folder, pool
-from sparsekit.demo.fidelity import Examination, top_one
+from sparsekit.demo.minilm import encoder as module
+from sparsekit.demo.minilm.encoder import load_encoder, packaged_folder, pool
+from sparsekit.demo.minilm.fidelity import Examination, top_one
 from sparsekit.errors import InputError
 
 TEXTS = ["a longer text than most", "short", "neither of the two", "short too"]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sparsekit.demo.corpus import Corpus, Pair
-from sparsekit.demo.encoder import Encoder
+from sparsekit.demo.minilm.corpus import Corpus, Pair
+from sparsekit.demo.minilm.encoder import Encoder
 
 
 class LetterTokenizer:

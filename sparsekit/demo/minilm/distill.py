@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from sparsekit.demo.encoder import Batch
+from sparsekit.demo.minilm.encoder import Batch
+from sparsekit.demo.progress import Tell
 from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern
 from sparsekit.training import Distillation, GradualPruning, Run, attach
@@ -18,8 +19,6 @@ from sparsekit.training import Distillation, GradualPruning, Run, attach
 REMASK = 10
 """Steps between two choices of the mask while the sparsity still grows."""
 WARM_UP = 20
-
-Tell = Callable[[float], None]
 
 
 @dataclass(frozen=True)

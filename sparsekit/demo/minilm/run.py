@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
 from torch import nn
 
 from sparsekit.checkpoint import save
 from sparsekit.demo.chart import draw
-from sparsekit.demo.corpus import Corpus, load_corpus
-from sparsekit.demo.distill import distill
-from sparsekit.demo.encoder import Encoder, load_minilm
-from sparsekit.demo.fidelity import Examination
-from sparsekit.demo.recipes import Recipe, Settings
-from sparsekit.demo.report import Report, Row
+from sparsekit.demo.minilm.corpus import Corpus, load_corpus
+from sparsekit.demo.minilm.distill import distill
+from sparsekit.demo.minilm.encoder import Encoder, load_minilm
+from sparsekit.demo.minilm.fidelity import Examination
+from sparsekit.demo.minilm.recipes import Recipe, Settings
+from sparsekit.demo.minilm.report import EncoderReport, EncoderRow
+from sparsekit.demo.progress import Tell, bars, teller
 from sparsekit.formats import Dense
 from sparsekit.kernels.timing import fastest
 from sparsekit.nn import PackedLayer
@@ -34,11 +32,10 @@ EXAMPLE_TEXTS, EXAMPLE_TOKENS = 8, 128
 CALIBRATION_TOKENS, LEARNING_TOKENS = 128, 48
 BATCH_TOKENS = 1024
 """Tokens in a batch that is learned from or calibrated with."""
+SCORE = "cosine to the dense embedding, held-out text"
 
-Tell = Callable[[float], None]
 
-
-def run_demo(settings: Settings, out: Path, console: Console, encoder: Encoder | None = None) -> Report:
+def run_demo(settings: Settings, out: Path, console: Console, encoder: Encoder | None = None) -> EncoderReport:
     """Run every recipe of ``settings``, print the table, and write it to ``out`` with the chart and the models.
 
     Args:
@@ -48,18 +45,15 @@ def run_demo(settings: Settings, out: Path, console: Console, encoder: Encoder |
         encoder: the dense encoder; None loads MiniLM.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _progress(console) as progress:
+    with bars(console) as progress:
         task = progress.add_task("model and text", total=None)
         dense = encoder or load_minilm()
         demo = Demo(settings, dense, load_corpus(), out)
         progress.update(task, total=1.0, completed=1.0)
-        rows = []
-        for recipe in settings.recipes:
-            task = progress.add_task(recipe.name, total=1.0)
-            rows.append(demo.run(recipe, partial(_show, progress, task)))
-    report = Report(tuple(rows), describe_machine(), f"batch {EXAMPLE_TEXTS} x {EXAMPLE_TOKENS} tokens")
+        rows = [demo.run(recipe, teller(progress, recipe.name)) for recipe in settings.recipes]
+    report = EncoderReport(tuple(rows), describe_machine(), f"batch {EXAMPLE_TEXTS} x {EXAMPLE_TOKENS} tokens")
     report.save(out / "demo.json")
-    draw(report, out / "demo.png")
+    draw(report, [row.cosine for row in report.rows], SCORE, out / "demo.png")
     console.print(report.table())
     for regret in report.regrets():
         console.print(regret, style="yellow")
@@ -80,7 +74,7 @@ class Demo:
         text = " ".join(pair.text for pair in corpus.held_out)
         self.example = dense.sheet(text, EXAMPLE_TEXTS, EXAMPLE_TOKENS)
 
-    def run(self, recipe: Recipe, tell: Tell) -> Row:
+    def run(self, recipe: Recipe, tell: Tell) -> EncoderRow:
         """Prune, compile, judge, time and save by one recipe."""
         start = time.monotonic()
         model = self.prune(recipe, lambda share: tell(0.8 * share))
@@ -90,7 +84,7 @@ class Demo:
         fidelity = self.examination.judge(self.dense.with_model(fast))
         tell(0.95)
         dense_ms, sparse_ms = self.time(fast)
-        row = Row(
+        row = EncoderRow(
             recipe=recipe.name,
             sparsity=sparsity_of(model),
             cosine=fidelity.cosine,
@@ -148,12 +142,3 @@ def sparsity_of(model: nn.Module) -> float:
     """Fraction of zeros in the weights of the Linear layers."""
     weights = [layer.weight for layer in linears(model)]
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
-
-
-def _show(progress: Progress, task: TaskID, share: float) -> None:
-    progress.update(task, completed=share)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)

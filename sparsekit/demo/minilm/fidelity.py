@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsekit.demo.corpus import Pair
-from sparsekit.demo.encoder import Encoder
+from sparsekit.demo.minilm.corpus import Pair
+from sparsekit.demo.minilm.encoder import Encoder
 
 
 @dataclass(frozen=True)
