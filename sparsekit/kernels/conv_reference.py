@@ -73,8 +73,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of a padded input and of the weight; of what is not ``wanted`` only the shape is read."""
     rest = (convolution.stride, (0, 0), convolution.dilation, False, (0, 0), convolution.groups)
-    with torch.autocast(grad.device.type, enabled=False):
-        found = torch.ops.aten.convolution_backward(grad, padded, weight, None, *rest, (*wanted, False))
+    found = torch.ops.aten.convolution_backward(grad, padded, weight, None, *rest, (*wanted, False))
     return found[0], found[1]
 
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_packed_is_refused():
     with pytest.raises(LayerError, match=r"float16 weight, got torch\.complex64"):
         SparseConv2d.from_dense(nn.Conv2d(3, 4, 1, dtype=torch.complex64))
     conv = dense_conv()
-    with pytest.raises(MaskError, match=r"expected a mask of shape \(8, 6, 3, 3\), got \(6, 8, 3, 3\)"):
+    with pytest.raises(MaskError, match=r"^weight: expected a mask of shape \(8, 6, 3, 3\), got \(6, 8, 3, 3\)"):
         SparseConv2d.from_dense(conv, torch.ones(6, 8, 3, 3, dtype=torch.bool))
     with pytest.raises(MaskError, match="expected a bool tensor"):
         SparseConv2d.from_dense(conv, torch.ones(8, 6, 3, 3))
