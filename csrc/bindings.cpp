@@ -42,13 +42,13 @@ Weight* csr(int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, s
 template <class Weight>
 void convolve(const Weight& self, std::uintptr_t x, std::array<int64_t, 3> size, std::array<int64_t, 3> strides,
               std::uintptr_t bias, std::uintptr_t y) {
-  self.multiply({pointer<float>(x),
+  self.multiply({pointer<void>(x),
                  {size[0], size[1], size[2]},
                  strides[0],
                  strides[1],
                  strides[2],
                  pointer<float>(bias),
-                 writable(y)});
+                 reinterpret_cast<void*>(y)});
 }
 
 }  // namespace
@@ -114,8 +114,8 @@ PYBIND11_MODULE(_C, m) {
       .def("multiply", &convolve<ConvCsr>, py::call_guard<py::gil_scoped_release>());
 
   py::class_<ConvBlocks>(m, "ConvBlocks")
-      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, const ConvShape& shape) {
-        return new ConvBlocks(places, pointer<float>(values), shape);
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, bool bf16, const ConvShape& shape) {
+        return new ConvBlocks(places, pointer<void>(values), bf16, shape);
       }))
       .def("multiply", &convolve<ConvBlocks>, py::call_guard<py::gil_scoped_release>());
 

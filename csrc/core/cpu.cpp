@@ -7,7 +7,7 @@
 namespace sparsekit {
 
 namespace {
-constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vpopcntdq};
+constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vpopcntdq, Isa::avx512bf16};
 }
 
 const char* isa_name(Isa isa) {
@@ -16,6 +16,7 @@ const char* isa_name(Isa isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
     case Isa::avx512vpopcntdq: return "avx512vpopcntdq";
+    case Isa::avx512bf16: return "avx512bf16";
   }
   return "unknown";
 }
@@ -32,6 +33,7 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512vpopcntdq:
       // Its one kernel replaces the expand instruction, which is slow on AMD only.
       return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_is("amd");
+    case Isa::avx512bf16: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
   }
   return false;
 #else
@@ -41,7 +43,7 @@ bool cpu_runs(Isa isa) {
 
 Isa isa_limit() {
   const char* asked = std::getenv("SPARSEKIT_ISA");
-  if (asked == nullptr || *asked == '\0') return Isa::avx512vpopcntdq;
+  if (asked == nullptr || *asked == '\0') return Isa::avx512bf16;
   std::string names;
   for (Isa isa : kAll) {
     if (std::string(asked) == isa_name(isa)) return isa;

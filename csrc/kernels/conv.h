@@ -57,6 +57,7 @@ struct ConvPanel {
 struct ConvKernels {
   int width;      // lanes
   int most_rows;  // of a panel
+  int channels;   // side by side in each lane of a panel's line
   void (*pack)(const ConvLayout&, const ConvOperands&, int64_t strip, float* lines);
   // `sums` is scratch for as many rows as a chunk has, times the layout's rows, vectors.
   void (*multiply_entries)(const ConvEntries&, const ConvPanel&, float* sums);
@@ -116,24 +117,25 @@ class ConvCsr {
 // A checked weight of blocks: whole kernels, or vectors of outputs.
 class ConvBlocks {
  public:
-  ConvBlocks(const BlockPlaces& places, const float* values, const ConvShape& shape);
+  ConvBlocks(const BlockPlaces& places, const void* values, bool bf16, const ConvShape& shape);
   void multiply(const ConvOperands& operands) const;
 
  private:
   using Lines = std::vector<int32_t>;
 
-  void fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values);
-  void fill_vectors(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values);
+  void fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const uint32_t* values);
+  template <class Bits>
+  void fill_vectors(const BlockPlaces& places, const std::vector<int64_t>& offsets, const Bits* values);
 
   ConvShape shape_;
   int64_t rows_, block_rows_;
   bool slices_;
-  int64_t chunk_rows_;           // of slices
-  std::vector<uint16_t> row_;    // of each slice, in its chunk
+  int64_t chunk_rows_;         // of slices
+  std::vector<uint16_t> row_;  // of each slice, in its chunk
   const ConvKernels* kernels_;
-  std::vector<int64_t> offsets_;      // vectors before each block row, or kernels before each chunk
-  std::vector<int32_t> columns_;      // of the matrix, of each
-  std::vector<float> values_;         // group of rows by group of rows
+  std::vector<int64_t> offsets_;  // vectors before each block row, or kernels before each chunk
+  std::vector<int32_t> columns_;  // of the panels, of each: channels of a line, and tap
+  std::vector<uint32_t> values_;  // bits of fp32, or of two of bfloat16, group of rows by group of rows
   ConvLayouts<Lines> layouts_;
 };
 

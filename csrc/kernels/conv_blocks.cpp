@@ -16,24 +16,30 @@ constexpr int64_t kMostRows = 48;
 
 }  // namespace
 
-ConvBlocks::ConvBlocks(const BlockPlaces& places, const float* values, const ConvShape& shape)
-    : shape_(shape), rows_(places.rows), block_rows_(places.block_rows), kernels_(&best_conv()) {
+ConvBlocks::ConvBlocks(const BlockPlaces& places, const void* values, bool bf16, const ConvShape& shape)
+    : shape_(shape),
+      rows_(places.rows),
+      block_rows_(places.block_rows),
+      kernels_(bf16 ? &best_conv_bf16() : &best_conv()) {
   check_shape("block_csr", shape, places.rows, places.columns);
   check(shape.groups == 1, "block_csr: expected one group");
   const std::vector<int64_t> offsets = checked_blocks("block_csr", places);
   const auto squared = [](const int64_t* pair, int64_t most) { return pair[0] == pair[1] && pair[0] <= most; };
   // Whole 3 x 3 kernels of one output each have a way of their own.
-  slices_ = block_rows_ == 1 && places.block_columns == 9 && shape.kernel[0] == 3 && shape.kernel[1] == 3 &&
+  slices_ = !bf16 && block_rows_ == 1 && places.block_columns == 9 && shape.kernel[0] == 3 && shape.kernel[1] == 3 &&
             squared(shape.stride, 2) && squared(shape.dilation, 1);
   if (slices_)
-    fill_slices(places, offsets, values);
+    fill_slices(places, offsets, static_cast<const uint32_t*>(values));
+  else if (bf16)
+    fill_vectors(places, offsets, static_cast<const uint16_t*>(values));
   else
-    fill_vectors(places, offsets, values);
+    fill_vectors(places, offsets, static_cast<const uint32_t*>(values));
 }
 
-void ConvBlocks::fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values) {
-  // At stride 2 an output row reads twice the lines, which the second-level cache would deliver too slowly for each row:
-  // then as many rows share them as make about four kernels of a channel, and as have sums that stay in the first level.
+void ConvBlocks::fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const uint32_t* values) {
+  // At stride 2 an output row reads twice the lines, which the second-level cache would deliver too slowly for each
+  // row: then as many rows share them as make about four kernels of a channel, and as have sums that stay in the first
+  // level.
   const double density = static_cast<double>(places.blocks) / std::max<double>(1, double(rows_ * shape_.channels));
   chunk_rows_ = shape_.stride[0] == 1 ? 1 : std::clamp<int64_t>(static_cast<int64_t>(4 / density), 1, kMostRows);
   for (int64_t first = 0; first < rows_; first += chunk_rows_) {
@@ -46,32 +52,44 @@ void ConvBlocks::fill_slices(const BlockPlaces& places, const std::vector<int64_
     for (const int64_t p : order) {
       columns_.push_back(places.indices[p] * 9);
       values_.insert(values_.end(), values + p * 9, values + p * 9 + 9);
-      row_.push_back(static_cast<uint16_t>(std::upper_bound(offsets.begin(), offsets.end(), p) - offsets.begin() - 1 -
-                                           first));
+      row_.push_back(
+          static_cast<uint16_t>(std::upper_bound(offsets.begin(), offsets.end(), p) - offsets.begin() - 1 - first));
     }
   }
   offsets_.push_back(static_cast<int64_t>(columns_.size()));
 }
 
-void ConvBlocks::fill_vectors(const BlockPlaces& places, const std::vector<int64_t>& offsets, const float* values) {
-  const int64_t size = places.block_rows * places.block_columns;
+template <class Bits>
+void ConvBlocks::fill_vectors(const BlockPlaces& places, const std::vector<int64_t>& offsets, const Bits* values) {
+  const int64_t size = places.block_rows * places.block_columns, taps = shape_.taps(), together = kernels_->channels;
   offsets_.push_back(0);
   for (std::size_t row = 0; row + 1 < offsets.size(); ++row) {
-    const auto inside = [&](int64_t b) {
-      return std::min(places.block_columns, places.columns - places.indices[b] * places.block_columns);
-    };
-    for (int64_t b = offsets[row]; b < offsets[row + 1]; ++b)
-      for (int64_t k = 0; k < inside(b); ++k)
-        columns_.push_back(static_cast<int32_t>(places.indices[b] * places.block_columns + k));
-    offsets_.push_back(static_cast<int64_t>(columns_.size()));
     const int64_t height = std::min(block_rows_, rows_ - static_cast<int64_t>(row) * block_rows_);
-    for (int64_t r = 0; r < height;) {
-      const int64_t high = conv_group(height - r);
-      for (int64_t b = offsets[row]; b < offsets[row + 1]; ++b)
-        for (int64_t k = 0; k < inside(b); ++k)
-          for (int64_t i = 0; i < high; ++i) values_.push_back(values[b * size + k * block_rows_ + r + i]);
-      r += high;
-    }
+    // Calls each(column of panels, first value, which of the channels of a line) for the columns of this block row.
+    const auto for_columns = [&](auto each) {
+      for (int64_t b = offsets[row]; b < offsets[row + 1]; ++b) {
+        const int64_t first = places.indices[b] * places.block_columns;
+        for (int64_t k = 0; k < places.block_columns && first + k < places.columns; ++k) {
+          const int64_t channel = (first + k) / taps;
+          each(static_cast<int32_t>(channel / together * taps + (first + k) % taps),
+               values + b * size + k * block_rows_, channel % together);
+        }
+      }
+    };
+    std::vector<int32_t> columns;
+    for_columns([&](int32_t column, const Bits*, int64_t) { columns.push_back(column); });
+    std::sort(columns.begin(), columns.end());
+    columns.erase(std::unique(columns.begin(), columns.end()), columns.end());
+    std::vector<uint32_t> cells(columns.size() * static_cast<std::size_t>(height));
+    for_columns([&](int32_t column, const Bits* from, int64_t half) {
+      const int64_t at = std::lower_bound(columns.begin(), columns.end(), column) - columns.begin();
+      for (int64_t r = 0; r < height; ++r) cells[at * height + r] |= static_cast<uint32_t>(from[r]) << (16 * half);
+    });
+    for (int64_t r = 0; r < height; r += conv_group(height - r))
+      for (std::size_t p = 0; p < columns.size(); ++p)
+        for (int64_t i = 0; i < conv_group(height - r); ++i) values_.push_back(cells[p * height + r + i]);
+    columns_.insert(columns_.end(), columns.begin(), columns.end());
+    offsets_.push_back(static_cast<int64_t>(columns_.size()));
   }
 }
 
@@ -88,11 +106,11 @@ void ConvBlocks::multiply(const ConvOperands& operands) const {
   const ConvLayout& layout = entry->layout;
   share_strips(layout, *kernels_, operands, rows_, offsets_, kRowCost * (slices_ ? chunk_rows_ : 1), 1,
                [&](const ConvPanel& panel, int64_t begin, int64_t end) {
-                 const float* values = values_.data();
+                 const float* values = reinterpret_cast<const float*>(values_.data());
                  const int32_t* lines = entry->derived.data();
                  if (!slices_)
-                   return kernels_->multiply_vectors({values, lines, offsets_.data(), rows_, block_rows_}, panel,
-                                                     begin, end);
+                   return kernels_->multiply_vectors({values, lines, offsets_.data(), rows_, block_rows_}, panel, begin,
+                                                     end);
                  static thread_local Scratch scratch;
                  float* sums = scratch.floats(static_cast<std::size_t>(chunk_rows_ * layout.rows * layout.width));
                  kernels_->multiply_slices({values, lines, row_.data(), offsets_.data(), rows_, chunk_rows_}, panel,

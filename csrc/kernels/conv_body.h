@@ -2,18 +2,13 @@
 #pragma once
 
 #include "kernels/conv.h"
-#include "kernels/conv_store.h"
+#include "kernels/conv_vectors.h"
 #include "simd/unroll.h"
 
 namespace {
 
 using sparsekit::ConvEntries;
-using sparsekit::ConvLayout;
-using sparsekit::ConvOperands;
-using sparsekit::ConvPanel;
-using sparsekit::ConvSegment;
 using sparsekit::ConvSlices;
-using sparsekit::ConvVectors;
 
 // One row's weights of one tile against a panel of kRows rows; `sum` is read and written.
 template <int kRows>
@@ -60,11 +55,9 @@ void start_sums(const ConvPanel& panel, int64_t first_row, int64_t rows, float* 
   }
 }
 
-// Outputs whose lines are on their way to the caches while those before them are computed or stored.
-constexpr int64_t kOutputsAhead = 4;
-
 template <int kRows>
-void store_sums(const Targets& targets, const ConvPanel& panel, int64_t first_row, int64_t rows, const float* sums) {
+void store_sums(const Targets<Fp32>& targets, const ConvPanel& panel, int64_t first_row, int64_t rows,
+                const float* sums) {
   for (int64_t r = 0; r < rows && r < kOutputsAhead; ++r) targets.prefetch(panel, first_row + r);
   for (int64_t r = 0; r < rows; ++r) {
     if (r + kOutputsAhead < rows) targets.prefetch(panel, first_row + r + kOutputsAhead);
@@ -87,11 +80,12 @@ void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* su
       lines += count;
     }
   }
-  const Targets targets(panel);
+  const Targets<Fp32> targets(panel);
   store_sums<kRows>(targets, panel, w.first_row, w.rows, sums);
 }
 
-// Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the stride.
+// Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the
+// stride.
 template <int kRows, int kStep>
 SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) {
   constexpr int kPhases = kStep == 1 ? 1 : 2;  // of the input rows that the three taps of a column read
@@ -120,7 +114,7 @@ SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) 
 // Row by row: the sums stay in registers.
 template <int kRows>
 void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end) {
-  const Targets targets(panel);
+  const Targets<Fp32> targets(panel);
   for (int64_t row = begin; row < end; ++row) {
     if (row + 2 < end) targets.prefetch(panel, row + 2);
     const Vec start = bias_of(panel, row);
@@ -136,7 +130,7 @@ void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t be
 // Channel by channel: the sums of all rows of a chunk stay in the first-level cache.
 template <int kRows>
 void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
-  const Targets targets(panel);
+  const Targets<Fp32> targets(panel);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t first = chunk * w.chunk_rows;
     const int64_t rows = w.rows - first < w.chunk_rows ? w.rows - first : w.chunk_rows;
@@ -154,69 +148,6 @@ void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t 
   }
 }
 
-// kGroup rows from `row` on share every line that they read.
-template <int kRows, int kGroup>
-SPARSEKIT_INLINE void multiply_group(const float* values, const int32_t* lines, int64_t count, const ConvPanel& panel,
-                                     const Targets& targets, int64_t row) {
-  Vec sum[kGroup][kRows];
-  SPARSEKIT_UNROLL
-  for (int g = 0; g < kGroup; ++g) {
-    if (row + kOutputsAhead + g < panel.out_rows) targets.prefetch(panel, row + kOutputsAhead + g);
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[g][j] = bias_of(panel, row + g);
-  }
-  constexpr int kPair = kGroup > 1 ? 2 : 1;
-  for (int64_t p = 0; p < count; ++p) {
-    const float* x = panel.lines + static_cast<int64_t>(lines[p]) * kWidth;
-    const float* weights = values + p * kGroup;
-    SPARSEKIT_UNROLL
-    for (int g = 0; g < kGroup; g += kPair) {
-      const Vec one = Simd::set1(weights[g]), other = Simd::set1(weights[g + kPair - 1]);
-      SPARSEKIT_UNROLL
-      for (int j = 0; j < kRows; ++j) {
-        const Vec line = Simd::load(x + j * kWidth);
-        sum[g][j] = Simd::fma(one, line, sum[g][j]);
-        if (kPair == 2) sum[g + kPair - 1][j] = Simd::fma(other, line, sum[g + kPair - 1][j]);
-      }
-    }
-  }
-  SPARSEKIT_UNROLL
-  for (int g = 0; g < kGroup; ++g) targets.store<kRows>(panel, row + g, sum[g]);
-}
-
-template <int kRows>
-void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
-  const Targets targets(panel);
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t count = w.offsets[block + 1] - w.offsets[block];
-    const int32_t* lines = w.lines + w.offsets[block];
-    const float* values = w.values + w.offsets[block] * w.block_rows;
-    const int64_t last = (block + 1) * w.block_rows < w.rows ? (block + 1) * w.block_rows : w.rows;
-    for (int64_t row = block * w.block_rows; row < last;) {
-      const int64_t group = sparsekit::conv_group(last - row);
-      if (group == 4)
-        multiply_group<kRows, 4>(values, lines, count, panel, targets, row);
-      else if (group == 2)
-        multiply_group<kRows, 2>(values, lines, count, panel, targets, row);
-      else
-        multiply_group<kRows, 1>(values, lines, count, panel, targets, row);
-      values += count * group;
-      row += group;
-    }
-  }
-}
-
-constexpr int kMostRows = kWidth == 16 ? 8 : 6;
-
-// Calls body(constant) with the constant that `value`, in [1, most], is at run time.
-template <int kMost, class Body>
-void with_constant(int value, Body body) {
-  if constexpr (kMost > 1) {
-    if (value < kMost) return with_constant<kMost - 1>(value, body);
-  }
-  body(std::integral_constant<int, kMost>());
-}
-
 void multiply_entries(const ConvEntries& w, const ConvPanel& panel, float* sums) {
   with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_entries_of<rows>(w, panel, sums); });
 }
@@ -230,11 +161,7 @@ void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin,
   });
 }
 
-void multiply_vectors(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
-  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_vectors_of<rows>(w, panel, begin, end); });
-}
-
-constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       pack,
-                                                 multiply_entries, multiply_slices, multiply_vectors};
+constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       Fp32::kChannels,       pack<Fp32>,
+                                                 multiply_entries, multiply_slices, multiply_vectors<Fp32>};
 
 }  // namespace

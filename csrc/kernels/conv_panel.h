@@ -32,13 +32,13 @@ struct ConvSize {
   bool operator==(const ConvSize& o) const { return batch == o.batch && height == o.height && width == o.width; }
 };
 
-// y = activation(conv(x) + bias), in fp32.
+// y = activation(conv(x) + bias); x and y are fp32 or bfloat16, sums are fp32.
 struct ConvOperands {
-  const float* x;  // (batch, channels, height, width); a row is contiguous
+  const void* x;  // (batch, channels, height, width); a row is contiguous
   ConvSize size;
-  int64_t image_stride, channel_stride, row_stride;  // floats
+  int64_t image_stride, channel_stride, row_stride;  // elements
   const float* bias;                                 // (rows,) or null
-  float* y;                                          // (batch, rows, out height, out width), contiguous
+  void* y;                                           // (batch, rows, out height, out width), contiguous
 
   bool whole_rows() const { return row_stride == size.width; }
 };
@@ -52,8 +52,8 @@ struct ConvSegment {
 // All panels of one input size. Offsets count lines of one vector each.
 class ConvLayout {
  public:
-  // The number of rows is chosen, up to `most_rows`, so that the fewest lanes stay empty. `whole_rows` says that the rows
-  // of a channel lie end to end.
+  // The number of rows is chosen, up to `most_rows`, so that the fewest lanes stay empty. `whole_rows` says that the
+  // rows of a channel lie end to end.
   ConvLayout(const ConvShape& shape, const ConvSize& size, bool whole_rows, int width, int most_rows);
 
   // Writes the segments of a strip, at most `width` of them, and returns how many there are.
@@ -66,16 +66,16 @@ class ConvLayout {
   ConvShape shape;
   ConvSize size;
   int64_t out_height, out_width;
-  int width;                    // lanes of a vector
-  int rows;                     // output rows of a panel
-  int64_t bands, strips;        // bands of rows in an image; strips in all
-  bool flat;                    // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
-  int64_t plane;                // pixels of an output
+  int width;              // lanes of a vector
+  int rows;               // output rows of a panel
+  int64_t bands, strips;  // bands of rows in an image; strips in all
+  bool flat;              // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
+  int64_t plane;          // pixels of an output
   // The remainders that input rows leave when divided by the stride, where a tap reads such rows.
   int64_t phases[kMostKernelSide];
   int64_t phase_count;
-  int64_t phase_lines;          // lines of one phase
-  int64_t column_lines;         // lines of one kernel column
+  int64_t phase_lines;   // lines of one phase
+  int64_t column_lines;  // lines of one kernel column
   int64_t channel_lines;
 
  private:

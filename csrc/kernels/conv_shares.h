@@ -34,7 +34,8 @@ constexpr int64_t kPanelBytes = 448 << 10;
 template <class Body>
 void share_strips(const ConvLayout& layout, const ConvKernels& kernels, const ConvOperands& operands, int64_t out_rows,
                   const std::vector<int64_t>& offsets, int64_t unit_cost, int64_t step, Body body) {
-  const int64_t floats = std::max<int64_t>(1, layout.shape.channels * layout.channel_lines * layout.width);
+  const int64_t floats = std::max<int64_t>(
+      1, (layout.shape.channels + kernels.channels - 1) / kernels.channels * layout.channel_lines * layout.width);
   const int64_t together =
       std::clamp<int64_t>(kPanelBytes / (4 * floats), 1, std::max<int64_t>(1, layout.strips / omp_get_max_threads()));
   const int64_t groups = (layout.strips + together - 1) / together;

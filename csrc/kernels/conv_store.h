@@ -12,6 +12,27 @@ using Vec = Simd::Vec;
 constexpr int kWidth = Simd::kWidth;
 constexpr int kMostKernelWidth = sparsekit::kMostKernelSide;
 
+// What the panels and the results hold. A line of a panel has kChannels input channels side by side in each lane.
+struct Fp32 {
+  using Scalar = float;
+  static constexpr int kChannels = 1;
+  static Vec load(const float* x, const float*, std::ptrdiff_t step, Simd::Lanes lanes) {
+    return step == 1 ? Simd::load_lanes(x, lanes) : Simd::load_steps(x, step, lanes);
+  }
+  static Vec mac(Vec weight, Vec line, Vec sum) { return Simd::fma(weight, line, sum); }
+  static void store(float* y, Vec v, Simd::Lanes lanes) { Simd::store_lanes(y, v, lanes); }
+};
+
+struct Bf16 {
+  using Scalar = uint16_t;
+  static constexpr int kChannels = 2;
+  static Vec load(const uint16_t* x, const uint16_t* next, std::ptrdiff_t step, Simd::Lanes lanes) {
+    return Simd::load_pairs(x, next, step, lanes);
+  }
+  static Vec mac(Vec weight, Vec line, Vec sum) { return Simd::mac_pairs(weight, line, sum); }
+  static void store(uint16_t* y, Vec v, Simd::Lanes lanes) { Simd::store_halves(y, v, lanes); }
+};
+
 // One segment of a strip as one kernel column reads it: lane i is x[row * row_stride + offset + i * step].
 struct Piece {
   int64_t offset;
@@ -33,88 +54,92 @@ Piece piece_of(const sparsekit::ConvLayout& layout, const sparsekit::ConvSegment
 // Channels ahead of the one that is packed, whose rows are on their way to the caches.
 constexpr int64_t kAhead = 3;
 
-// Packs a strip of kSegments segments, or where that is 0 of `count` segments, for kColumns kernel columns, or where that
-// is 0 for any number.
-template <int kSegments, int kColumns, bool kUnitStep>
+// Packs a strip of kSegments segments, or where that is 0 of `count` segments, for kColumns kernel columns, or where
+// that is 0 for any number.
+template <class Element, int kSegments, int kColumns, bool kUnitStep>
 void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
-                   const sparsekit::ConvSegment* segments, int count, float* lines) {
+                   const sparsekit::ConvSegment* segments, int count, float* line) {
+  using Scalar = typename Element::Scalar;
   const auto& shape = layout.shape;
   constexpr int kMost = kSegments == 0 ? kWidth : kSegments;
   if (kSegments != 0) count = kSegments;
   Piece pieces[kMost][kMostKernelWidth];
   for (int s = 0; s < count; ++s)
     for (int64_t k = 0; k < shape.kernel[1]; ++k) pieces[s][k] = piece_of(layout, segments[s], k);
-  const int64_t step = shape.stride[1], columns = kColumns == 0 ? shape.kernel[1] : kColumns;
-  const int64_t height = layout.size.height;
-  for (int64_t c = 0; c < shape.channels; ++c) {
-    const float* channel = operands.x + c * operands.channel_stride;
-    float* line = lines + c * layout.channel_lines * kWidth;
-    for (int64_t phase = 0; phase < layout.phase_count; ++phase) {
-      const int64_t above = layout.phases[phase] - shape.before[0];
-      for (int64_t i = 0; i < layout.phase_lines; ++i, line += kWidth) {
-        const float* rows[kMost];
-        for (int s = 0; s < count; ++s) {
-          const int64_t y = (segments[s].row + i) * shape.stride[0] + above;
-          const bool inside = y >= 0 && y < height;
-          rows[s] = inside ? channel + segments[s].image * operands.image_stride + y * operands.row_stride : nullptr;
-          if (inside) Simd::prefetch(rows[s] + segments[s].column * step + kAhead * operands.channel_stride);
-        }
+  const int64_t step = kUnitStep ? 1 : shape.stride[1], columns = kColumns == 0 ? shape.kernel[1] : kColumns;
+  const int64_t height = layout.size.height, next = operands.channel_stride;
+  for (int64_t c = 0; c < shape.channels; c += Element::kChannels, line += layout.channel_lines * kWidth) {
+    const Scalar* channel = static_cast<const Scalar*>(operands.x) + c * next;
+    const bool both = Element::kChannels == 2 && c + 1 < shape.channels;
+    for (int64_t p = 0; p < layout.column_lines; ++p) {
+      const int64_t i = p % layout.phase_lines, above = layout.phases[p / layout.phase_lines] - shape.before[0];
+      const Scalar* rows[kMost];
+      for (int s = 0; s < count; ++s) {
+        const int64_t y = (segments[s].row + i) * shape.stride[0] + above;
+        const bool inside = y >= 0 && y < height;
+        rows[s] = inside ? channel + segments[s].image * operands.image_stride + y * operands.row_stride : nullptr;
+        if (inside) Simd::prefetch(rows[s] + segments[s].column * step + kAhead * next);
+      }
+      SPARSEKIT_UNROLL
+      for (int64_t k = 0; k < columns; ++k) {
+        Vec v = Simd::zero();
         SPARSEKIT_UNROLL
-        for (int64_t k = 0; k < columns; ++k) {
-          Vec v = Simd::zero();
-          SPARSEKIT_UNROLL
-          for (int s = 0; s < count; ++s) {
-            if (rows[s] == nullptr) continue;
-            const float* x = rows[s] + pieces[s][k].offset;
-            const Vec part = kUnitStep ? Simd::load_lanes(x, pieces[s][k].lanes)
-                                       : Simd::load_steps(x, step, pieces[s][k].lanes);
-            v = kSegments == 1 ? part : Simd::merge(v, part);
-          }
-          Simd::store(line + k * layout.column_lines * kWidth, v);
+        for (int s = 0; s < count; ++s) {
+          if (rows[s] == nullptr) continue;
+          const Scalar* x = rows[s] + pieces[s][k].offset;
+          const Vec part = Element::load(x, both ? x + next : nullptr, step, pieces[s][k].lanes);
+          v = kSegments == 1 ? part : Simd::merge(v, part);
         }
+        Simd::store(line + (k * layout.column_lines + p) * kWidth, v);
       }
     }
   }
 }
 
 // A flat image: its rows are a vector long and lie end to end.
+template <class Element>
 void pack_flat(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
                const sparsekit::ConvSegment& segment, float* line) {
-  const float* x = operands.x + segment.image * operands.image_stride + segment.row * kWidth;
+  using Scalar = typename Element::Scalar;
+  const int64_t next = operands.channel_stride, channels = layout.shape.channels;
+  const Scalar* x =
+      static_cast<const Scalar*>(operands.x) + segment.image * operands.image_stride + segment.row * kWidth;
   const int64_t left = layout.size.height * layout.size.width - segment.row * kWidth;
-  for (int64_t c = 0; c < layout.shape.channels; ++c, x += operands.channel_stride) {
+  for (int64_t c = 0; c < channels; c += Element::kChannels, x += Element::kChannels * next) {
+    const bool both = Element::kChannels == 2 && c + 1 < channels;
     for (int64_t i = 0; i < layout.rows; ++i, line += kWidth) {
-      const int64_t lanes = left - i * kWidth;
-      Simd::prefetch(x + i * kWidth + kAhead * operands.channel_stride);
-      Simd::store(line, lanes >= kWidth ? Simd::loadu(x + i * kWidth)
-                        : lanes > 0     ? Simd::load_first(x + i * kWidth, static_cast<int>(lanes))
-                                        : Simd::zero());
+      const int64_t inside = left - i * kWidth;
+      const Scalar* row = x + i * kWidth;
+      Simd::prefetch(row + kAhead * next);
+      const int lanes = static_cast<int>(inside < 0 ? 0 : inside < kWidth ? inside : kWidth);
+      Simd::store(line, Element::load(row, both ? row + next : nullptr, 1, Simd::lanes(0, lanes)));
     }
   }
 }
 
-template <int kSegments, int kColumns>
+template <class Element, int kSegments, int kColumns>
 void pack_columns(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands,
                   const sparsekit::ConvSegment* segments, int count, float* lines) {
   if (layout.shape.stride[1] == 1)
-    pack_segments<kSegments, kColumns, true>(layout, operands, segments, count, lines);
+    pack_segments<Element, kSegments, kColumns, true>(layout, operands, segments, count, lines);
   else
-    pack_segments<kSegments, kColumns, false>(layout, operands, segments, count, lines);
+    pack_segments<Element, kSegments, kColumns, false>(layout, operands, segments, count, lines);
 }
 
+template <class Element>
 void pack(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& operands, int64_t strip, float* lines) {
   sparsekit::ConvSegment segments[kWidth];
   const int count = layout.segments(strip, segments);
   if (layout.flat)
-    pack_flat(layout, operands, segments[0], lines);
+    pack_flat<Element>(layout, operands, segments[0], lines);
   else if (count == 1 && layout.shape.kernel[1] == 3)
-    pack_columns<1, 3>(layout, operands, segments, count, lines);
+    pack_columns<Element, 1, 3>(layout, operands, segments, count, lines);
   else if (count == 2 && layout.shape.kernel[1] == 3)
-    pack_columns<2, 3>(layout, operands, segments, count, lines);
+    pack_columns<Element, 2, 3>(layout, operands, segments, count, lines);
   else if (count == 1)
-    pack_columns<1, 0>(layout, operands, segments, count, lines);
+    pack_columns<Element, 1, 0>(layout, operands, segments, count, lines);
   else
-    pack_columns<0, 0>(layout, operands, segments, count, lines);
+    pack_columns<Element, 0, 0>(layout, operands, segments, count, lines);
 }
 
 Vec bias_of(const sparsekit::ConvPanel& panel, int64_t row) {
@@ -141,7 +166,10 @@ Vec activated(Vec v, sparsekit::Activation activation) {
 }
 
 // Where the lanes of a strip go in y.
+template <class Element>
 class Targets {
+  using Scalar = typename Element::Scalar;
+
  public:
   explicit Targets(const sparsekit::ConvPanel& panel) {
     const sparsekit::ConvLayout& layout = *panel.layout;
@@ -164,14 +192,14 @@ class Targets {
   // Stores `rows` vectors, one for each row of the panel, as output `n` of the weight.
   __attribute__((noinline)) void store(const sparsekit::ConvPanel& panel, int64_t n, int rows,
                                        const float* vectors) const {
-    float* y = panel.operands->y + n * plane_;
+    Scalar* y = static_cast<Scalar*>(panel.operands->y) + n * plane_;
     const sparsekit::Activation activation = panel.layout->shape.activation;
     for (int s = 0; s < count_; ++s) {
-      float* to = y + offsets_[s];
+      Scalar* to = y + offsets_[s];
       const int64_t last = rows_[s] < rows ? rows_[s] : rows;
       for (int64_t j = 0; j < last; ++j)
-        Simd::store_lanes(to + j * row_, activated(Simd::load(vectors + j * kWidth), activation),
-                          j == whole_rows_ ? last_lanes_ : lanes_[s]);
+        Element::store(to + j * row_, activated(Simd::load(vectors + j * kWidth), activation),
+                       j == whole_rows_ ? last_lanes_ : lanes_[s]);
     }
   }
 
@@ -187,7 +215,8 @@ class Targets {
   // The lines of y arrive while the weights are multiplied.
   void prefetch(const sparsekit::ConvPanel& panel, int64_t n) const {
     for (int j = 0; j < panel.layout->rows; ++j)
-      if (j < rows_[0]) Simd::prefetch_to_write(panel.operands->y + n * plane_ + offsets_[0] + j * row_);
+      if (j < rows_[0])
+        Simd::prefetch_to_write(static_cast<Scalar*>(panel.operands->y) + n * plane_ + offsets_[0] + j * row_);
   }
 
  private:

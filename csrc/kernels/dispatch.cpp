@@ -30,7 +30,7 @@ const Line& best(const std::string& stem, Isa most) {
   return kLines[0];
 }
 
-constexpr Isa kAnyIsa = Isa::avx512vpopcntdq;
+constexpr Isa kAnyIsa = Isa::avx512bf16;
 
 }  // namespace
 
@@ -41,6 +41,8 @@ const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
 
 const ConvKernels& best_conv() { return *static_cast<const ConvKernels*>(best("conv", kAnyIsa).table); }
+
+const ConvKernels& best_conv_bf16() { return *static_cast<const ConvKernels*>(best("conv_bf16", kAnyIsa).table); }
 
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);

@@ -20,6 +20,7 @@ const CsrKernels& best_csr();
 const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
+const ConvKernels& best_conv_bf16();
 // `most` lowers the limit further, for blocks too short to fill wide vectors.
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "simd/unroll.h"
 
@@ -58,6 +59,24 @@ struct Simd {
       if (chosen >> i & 1) out[i] = p[i * step];
     return load(out);
   }
+  // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
+    alignas(32) uint32_t out[kWidth] = {};
+    for (int i = 0; i < kWidth; ++i)
+      if (holds(lanes, i)) out[i] = p[i * step] | (q == nullptr ? 0u : static_cast<uint32_t>(q[i * step]) << 16);
+    return loadu(reinterpret_cast<const float*>(out));
+  }
+  // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
+  static Vec mac_pairs(Vec w, Vec x, Vec sum) { return fma(high(w), high(x), fma(low(w), low(x), sum)); }
+  // Rounds to bfloat16, ties to even.
+  static void store_halves(uint16_t* p, Vec v, Lanes lanes) {
+    alignas(32) uint32_t bits[kWidth];
+    std::memcpy(bits, &v, sizeof bits);
+    for (int i = 0; i < kWidth; ++i)
+      if (holds(lanes, i))
+        p[i] = static_cast<uint16_t>(
+            (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16);
+  }
   static Vec merge(Vec a, Vec b) { return _mm256_or_ps(a, b); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
@@ -85,6 +104,9 @@ struct Simd {
   }
 
  private:
+  static bool holds(Lanes lanes, int i) { return _mm256_movemask_ps(_mm256_castsi256_ps(lanes)) >> i & 1; }
+  static Vec low(Vec v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
+  static Vec high(Vec v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

@@ -57,6 +57,36 @@ struct Simd {
       if (lanes >> i & 1) out[i] = p[i * step];
     return load(out);
   }
+  // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
+    const __m512i low = load_halves(p, step, lanes);
+    if (q == nullptr) return _mm512_castsi512_ps(low);
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(load_halves(q, step, lanes), 16)));
+  }
+  // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
+  static Vec mac_pairs(Vec w, Vec x, Vec sum) {
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+#else
+    const __m512i a = _mm512_castps_si512(w), b = _mm512_castps_si512(x), high = _mm512_set1_epi32(-65536);
+    sum = fma(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), sum);
+    return fma(_mm512_castsi512_ps(_mm512_and_si512(a, high)), _mm512_castsi512_ps(_mm512_and_si512(b, high)), sum);
+#endif
+  }
+  // Rounds to bfloat16, ties to even.
+  static void store_halves(uint16_t* p, Vec v, Lanes lanes) {
+#ifdef __AVX512BF16__
+    const __m256i halves = (__m256i)_mm512_cvtneps_pbh(v);
+#else
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i chosen = _mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7fc00000));
+    const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16));
+#endif
+    _mm256_mask_storeu_epi16(p, lanes, halves);
+  }
   static Vec merge(Vec a, Vec b) {
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
   }
@@ -94,6 +124,14 @@ struct Simd {
 
  private:
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
+  static __m512i load_halves(const uint16_t* p, std::ptrdiff_t step, Lanes lanes) {
+    if (step == 1) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p));
+    if (step == 2) return _mm512_and_si512(_mm512_maskz_loadu_epi16(spread_bits(lanes), p), _mm512_set1_epi32(0xffff));
+    alignas(64) uint32_t out[16] = {};
+    for (int i = 0; i < 16; ++i)
+      if (lanes >> i & 1) out[i] = p[i * step];
+    return _mm512_load_si512(out);
+  }
   // Bit i of `bits` at 2 * i.
   static unsigned spread_bits(unsigned bits) {
     bits = (bits | bits << 8) & 0x00ff00ff;

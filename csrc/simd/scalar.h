@@ -64,14 +64,48 @@ struct Simd {
     for (int i = lanes.begin; i < lanes.end; ++i) v[i] = p[i * step];
     return v;
   }
-  // Where at most one of the two is not zero.
-  static Vec merge(Vec a, Vec b) { return a + b; }
+  // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
+    alignas(32) uint32_t out[kWidth] = {};
+    for (int i = 0; i < kWidth; ++i)
+      if (holds(lanes, i)) out[i] = p[i * step] | (q == nullptr ? 0u : static_cast<uint32_t>(q[i * step]) << 16);
+    return loadu(reinterpret_cast<const float*>(out));
+  }
+  // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
+  static Vec mac_pairs(Vec w, Vec x, Vec sum) { return fma(high(w), high(x), fma(low(w), low(x), sum)); }
+  // Rounds to bfloat16, ties to even.
+  static void store_halves(uint16_t* p, Vec v, Lanes lanes) {
+    alignas(32) uint32_t bits[kWidth];
+    std::memcpy(bits, &v, sizeof bits);
+    for (int i = 0; i < kWidth; ++i)
+      if (holds(lanes, i))
+        p[i] = static_cast<uint16_t>(
+            (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16);
+  }
+  static Vec merge(Vec a, Vec b) { return of_bits(bits(a) | bits(b)); }
 
   // to[j * to_stride + i] = from[i * from_stride + j] for i, j < kWidth.
   static void transpose(const float* from, std::ptrdiff_t from_stride, float* to, std::ptrdiff_t to_stride) {
     for (int i = 0; i < kWidth; ++i)
       for (int j = 0; j < kWidth; ++j) to[j * to_stride + i] = from[i * from_stride + j];
   }
+
+ private:
+  typedef uint32_t Bits __attribute__((vector_size(16)));
+
+  static bool holds(Lanes lanes, int i) { return i >= lanes.begin && i < lanes.end; }
+  static Bits bits(Vec v) {
+    Bits b;
+    std::memcpy(&b, &v, sizeof b);
+    return b;
+  }
+  static Vec of_bits(Bits b) {
+    Vec v;
+    std::memcpy(&v, &b, sizeof v);
+    return v;
+  }
+  static Vec low(Vec v) { return of_bits(bits(v) << 16); }
+  static Vec high(Vec v) { return of_bits(bits(v) & 0xffff0000u); }
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Sparse convolution on the CPU, fp32, over panels of shifted rows; ``csrc/kernels/conv_panel.h`` says how."""
+"""Sparse convolution on the CPU over panels of shifted rows; ``csrc/kernels/conv_panel.h`` says how."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from sparsekit.kernels.native.csr import parts_of
 
 MOST_TAPS = 16
 """Rows, and columns, of the largest kernel."""
+
+LEAST_ROWS = 2
+"""Rows of a block from which bfloat16 has a kernel: it shares each pair of input channels between outputs."""
 
 
 def _shape_of(convolution: Convolution) -> Any:
@@ -44,7 +47,8 @@ def _bind_blocks(packed: Format, convolution: Convolution) -> Multiply:
     assert isinstance(packed, BlockCSR)
     packed = extension.laid_out(packed)
     places = extension.build("BlockPlaces", *places_of(packed))
-    native = extension.build("ConvBlocks", places, extension.pointer(packed.values), _shape_of(convolution))
+    narrow = packed.values.dtype == torch.bfloat16
+    native = extension.build("ConvBlocks", places, extension.pointer(packed.values), narrow, _shape_of(convolution))
     return _convolve_with(native, packed.rows, convolution)
 
 
@@ -57,8 +61,8 @@ def _convolve_with(native: Any, rows: int, convolution: Convolution) -> Multiply
         if x.stride(3) != 1 or x.is_neg():
             x = x.resolve_neg().contiguous()
         y = torch.empty((batch, rows, *convolution.output_size(height, width)), dtype=x.dtype)
-        if bias is not None and bias.stride(0) != 1:
-            bias = bias.contiguous()
+        if bias is not None:
+            bias = bias.float().contiguous()
         place = 0 if bias is None else bias.data_ptr()
         call(x.data_ptr(), (batch, height, width), x.stride()[:3], place, y.data_ptr())
         return y
@@ -66,9 +70,9 @@ def _convolve_with(native: Any, rows: int, convolution: Convolution) -> Multiply
     return run
 
 
-def _refuses(problem: ConvProblem) -> Refusal | None:
+def _refuses(problem: ConvProblem, *dtypes: torch.dtype) -> Refusal | None:
     done = problem.convolution
-    if reason := extension.refuses(problem):
+    if reason := extension.refuses(problem, *dtypes):
         return reason
     if max(done.kernel_size) > MOST_TAPS:
         return Refusal(f"it runs kernels up to {MOST_TAPS} x {MOST_TAPS}, not {done.kernel_size}")
@@ -80,9 +84,12 @@ def _refuses(problem: ConvProblem) -> Refusal | None:
 
 
 def _refuses_groups(problem: ConvProblem) -> Refusal | None:
+    assert isinstance(problem.packed, BlockCSR)
     if problem.convolution.groups > 1:
         return Refusal("it runs convolutions of one group; CSR runs several")
-    return _refuses(problem)
+    if problem.dtype == torch.bfloat16 and problem.packed.block_rows < LEAST_ROWS:
+        return Refusal(f"in bfloat16 it runs blocks of at least {LEAST_ROWS} rows, not of {problem.packed.block_rows}")
+    return _refuses(problem, torch.float32, torch.bfloat16)
 
 
 CSR_CONV = ConvKernel("csr_conv_native", CSR, _refuses, _bind_csr)

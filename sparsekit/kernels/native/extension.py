@@ -31,15 +31,20 @@ def load() -> tuple[ModuleType | None, str]:
 MODULE, WHY_NOT = load()
 
 
-def refuses(problem: PackedProblem) -> Refusal | None:
-    """Return why no native kernel runs ``problem``: not built, not fp32, or not on the CPU."""
+def refuses(problem: PackedProblem, *dtypes: torch.dtype) -> Refusal | None:
+    """Return why no native kernel runs ``problem``: not built, not one of ``dtypes`` (float32), or not on the CPU."""
     if MODULE is None:
         return Refusal(WHY_NOT)
-    if problem.dtype != torch.float32:
-        return Refusal(f"it runs float32, not {str(problem.dtype).removeprefix('torch.')}")
+    if problem.dtype not in (dtypes or (torch.float32,)):
+        runs = " and ".join(_short(dtype) for dtype in dtypes or (torch.float32,))
+        return Refusal(f"it runs {runs}, not {_short(problem.dtype)}")
     if problem.device.type != "cpu":
         return Refusal(f"it runs on the CPU, not on {problem.device}")
     return None
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def laid_out(packed: FormatT) -> FormatT:
