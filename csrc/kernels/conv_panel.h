@@ -13,6 +13,8 @@
 namespace sparsekit {
 
 constexpr int64_t kMostKernelSide = 16;
+// Lines of one kernel column; what reaches further down is refused.
+constexpr int64_t kMostColumnLines = 128;
 
 enum class Activation { none = 0, relu = 1, silu = 2 };
 

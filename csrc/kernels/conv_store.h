@@ -64,33 +64,34 @@ void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOpe
   constexpr int kMost = kSegments == 0 ? kWidth : kSegments;
   if (kSegments != 0) count = kSegments;
   Piece pieces[kMost][kMostKernelWidth];
-  for (int s = 0; s < count; ++s)
+  int64_t rows[sparsekit::kMostColumnLines][kMost];  // where the rows of a channel's lines begin, or -1 outside
+  for (int s = 0; s < count; ++s) {
     for (int64_t k = 0; k < shape.kernel[1]; ++k) pieces[s][k] = piece_of(layout, segments[s], k);
+    for (int64_t p = 0; p < layout.column_lines; ++p) {
+      const int64_t above = layout.phases[p / layout.phase_lines] - shape.before[0];
+      const int64_t y = (segments[s].row + p % layout.phase_lines) * shape.stride[0] + above;
+      const bool inside = y >= 0 && y < layout.size.height;
+      rows[p][s] = inside ? segments[s].image * operands.image_stride + y * operands.row_stride : -1;
+    }
+  }
   const int64_t step = kUnitStep ? 1 : shape.stride[1], columns = kColumns == 0 ? shape.kernel[1] : kColumns;
-  const int64_t height = layout.size.height, next = operands.channel_stride;
-  for (int64_t c = 0; c < shape.channels; c += Element::kChannels, line += layout.channel_lines * kWidth) {
+  const int64_t next = operands.channel_stride, stride = layout.column_lines * kWidth;
+  for (int64_t c = 0; c < shape.channels; c += Element::kChannels, line += columns * stride) {
     const Scalar* channel = static_cast<const Scalar*>(operands.x) + c * next;
     const bool both = Element::kChannels == 2 && c + 1 < shape.channels;
     for (int64_t p = 0; p < layout.column_lines; ++p) {
-      const int64_t i = p % layout.phase_lines, above = layout.phases[p / layout.phase_lines] - shape.before[0];
-      const Scalar* rows[kMost];
-      for (int s = 0; s < count; ++s) {
-        const int64_t y = (segments[s].row + i) * shape.stride[0] + above;
-        const bool inside = y >= 0 && y < height;
-        rows[s] = inside ? channel + segments[s].image * operands.image_stride + y * operands.row_stride : nullptr;
-        if (inside) Simd::prefetch(rows[s] + segments[s].column * step + kAhead * next);
-      }
       SPARSEKIT_UNROLL
       for (int64_t k = 0; k < columns; ++k) {
-        Vec v = Simd::zero();
+        Vec sum = Simd::zero();
         SPARSEKIT_UNROLL
         for (int s = 0; s < count; ++s) {
-          if (rows[s] == nullptr) continue;
-          const Scalar* x = rows[s] + pieces[s][k].offset;
+          if (rows[p][s] < 0) continue;
+          const Scalar* x = channel + rows[p][s] + pieces[s][k].offset;
+          if (k == 0) Simd::prefetch(x + kAhead * next);
           const Vec part = Element::load(x, both ? x + next : nullptr, step, pieces[s][k].lanes);
-          v = kSegments == 1 ? part : Simd::merge(v, part);
+          sum = kSegments == 1 ? part : Simd::merge(sum, part);
         }
-        Simd::store(line + (k * layout.column_lines + p) * kWidth, v);
+        Simd::store(line + k * stride + p * kWidth, sum);
       }
     }
   }
