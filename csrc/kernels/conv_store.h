@@ -87,7 +87,10 @@ void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOpe
         for (int s = 0; s < count; ++s) {
           if (rows[p][s] < 0) continue;
           const Scalar* x = channel + rows[p][s] + pieces[s][k].offset;
-          if (k == 0) Simd::prefetch(x + kAhead * next);
+          if (k == 0) {  // what is not on a line's start lies on two
+            Simd::prefetch(x + kAhead * next);
+            Simd::prefetch(x + kAhead * next + kWidth * step);
+          }
           const Vec part = Element::load(x, both ? x + next : nullptr, step, pieces[s][k].lanes);
           sum = kSegments == 1 ? part : Simd::merge(sum, part);
         }
@@ -215,9 +218,12 @@ class Targets {
 
   // The lines of y arrive while the weights are multiplied.
   void prefetch(const sparsekit::ConvPanel& panel, int64_t n) const {
-    for (int j = 0; j < panel.layout->rows; ++j)
-      if (j < rows_[0])
-        Simd::prefetch_to_write(static_cast<Scalar*>(panel.operands->y) + n * plane_ + offsets_[0] + j * row_);
+    Scalar* y = static_cast<Scalar*>(panel.operands->y) + n * plane_ + offsets_[0];
+    const int64_t last = rows_[0] < panel.layout->rows ? rows_[0] : panel.layout->rows;
+    for (int64_t j = 0; j < last; ++j) {
+      Simd::prefetch_to_write(y + j * row_);
+      if (row_ != kWidth) Simd::prefetch_to_write(y + j * row_ + kWidth - 1);
+    }
   }
 
  private:
