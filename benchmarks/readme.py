@@ -2,7 +2,8 @@
 
 The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it, the first of the files that
 ``sparsekit bench --output`` writes, ``training/`` as ``sparsekit bench --training --output`` writes it, and
-``methods/minilm.json`` of ``methods/minilm.py``. Nothing in them is typed.
+``methods/minilm.json`` of ``methods/minilm.py``, ``conv/`` as ``sparsekit bench --conv --output`` writes it, and
+``conv/cnn.json`` as ``sparsekit demo --model cnn`` does. Nothing in them is typed.
 """
 
 import importlib.util
@@ -70,6 +71,56 @@ def training_table() -> str:
         name, dense = case.removeprefix("training step, "), found[0]["dense_seconds"] * 1e3
         lines.append(f"| {name} | {threads} | {dense:.1f} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured on {machine(report)}."])
+
+
+def conv_table() -> str:
+    """The layers: one line per layer, pattern, batch and number of threads."""
+    report = conv_results()
+    rows = [row for row in report["rows"] if row["kernel"] != "compile"]
+    columns = sorted({row["sparsity"] for row in rows})
+    lines = ["| convolution | batch | threads | best dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
+    lines.append("|---|--:|--:|--:|" + "--:|" * len(columns))
+    for case, threads in dict.fromkeys((row["case"], row["threads"]) for row in rows):
+        found = [row for row in rows if (row["case"], row["threads"]) == (case, threads)]
+        cells = [fastest([row for row in found if row["sparsity"] == s]) for s in columns]
+        (name, batch), dense = case.split(" batch "), found[0]["dense_seconds"] * 1e3
+        lines.append(f"| {name} | {batch} | {threads} | {dense:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Measured on {machine(report)}."])
+
+
+def networks_table() -> str:
+    """Whole networks of random weights, against the fastest dense way."""
+    report = conv_results()
+    lines = ["| network, 90 % zeros | threads | fastest dense way | dense ms | sparse ms | speedup |"]
+    lines.append("|---|--:|---|--:|--:|--:|")
+    for row in report["rows"]:
+        if row["kernel"] == "compile":
+            name = row["case"].removesuffix(", 1 image of 224 px, compiled")
+            lines.append(
+                f"| {name} | {row['threads']} | {row['dense_kernel']} | {row['dense_seconds'] * 1e3:.1f} "
+                f"| {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
+            )
+    return "\n".join([*lines, "", f"Measured on {machine(report)}."])
+
+
+def conv_results() -> dict:
+    """What ``sparsekit bench --conv --output benchmarks/results/conv`` wrote."""
+    others = ("peers.json", "cnn.json")
+    path = next(path for path in sorted((RESULTS / "conv").glob("*.json")) if path.name not in others)
+    return json.loads(path.read_text())
+
+
+def digits_table() -> str:
+    """The small network that learned to read digits, as ``sparsekit demo --model cnn`` reports it."""
+    reports = json.loads((RESULTS / "conv" / "cnn.json").read_text())["networks"]
+    report = next(report for report in reports if report["rows"][0]["accuracy"] is not None)
+    lines = ["| recipe | zeros | accuracy | dense ms | sparse ms | speedup |", "|---|--:|--:|--:|--:|--:|"]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['recipe']} | {row['sparsity']:.0%} | {row['accuracy']:.1%} | {row['dense_ms']:.2f} "
+            f"| {row['sparse_ms']:.2f} | {row['speedup']:.2f}x |"
+        )
+    return "\n".join([*lines, "", f"Measured on {machine(report)}; {report['example']}."])
 
 
 def methods_table() -> str:
@@ -143,6 +194,9 @@ def written(text: str) -> str:
         "demo": demo_table,
         "kernels": kernel_table,
         "training": training_table,
+        "conv": conv_table,
+        "networks": networks_table,
+        "digits": digits_table,
         "methods": methods_table,
         "distilled": distilled_table,
         "orders": orders_table,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsekit.bench.linear import Tell
+from sparsekit.bench.memory import keep_memory
 from sparsekit.bench.problems import ConvCase
 from sparsekit.bench.results import Row
 from sparsekit.bench.rounding import expect_exact
@@ -57,6 +58,7 @@ def run_conv(cases: Sequence[ConvCase], tell: Tell = lambda _: None) -> Iterator
     Raises:
         KernelError: a kernel is wrong; it names the kernel, the case and the error.
     """
+    keep_memory()
     before = torch.get_num_threads()
     peaks = {threads: native.measured_peaks(threads).get("flops", 0.0) for c in cases for threads in c.threads}
     try:
