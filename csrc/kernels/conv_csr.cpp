@@ -18,8 +18,9 @@ constexpr int64_t kRowCost = 4;
 int64_t channels_per_tile(const ConvShape& shape, int64_t rows, int64_t entries) {
   constexpr double kEntries = 10;
   const double in_row = static_cast<double>(entries) / static_cast<double>(std::max<int64_t>(1, rows));
-  // A line of a tile has 16 bits, and a channel has seldom more than 512 lines.
-  const int64_t most = std::max<int64_t>(1, 65536 / (16 * shape.taps()));
+  // A line of a tile has 16 bits, and so has a column.
+  const int64_t lines = std::max(shape.kernel[1] * shape.most_column_lines(), shape.taps());
+  const int64_t most = std::max<int64_t>(1, 65535 / lines);
   const int64_t least = (shape.channels + most - 1) / most;
   const int64_t tiles = std::clamp<int64_t>(std::llround(in_row / kEntries), least, shape.channels);
   return (shape.channels + tiles - 1) / tiles;

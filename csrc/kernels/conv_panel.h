@@ -13,6 +13,7 @@
 namespace sparsekit {
 
 constexpr int64_t kMostKernelSide = 16;
+constexpr int kMostPanelRows = 8;
 // Lines of one kernel column; what reaches further down is refused.
 constexpr int64_t kMostColumnLines = 128;
 
@@ -26,6 +27,11 @@ struct ConvShape {
   Activation activation;
 
   int64_t taps() const { return kernel[0] * kernel[1]; }
+  // At most so many lines has one kernel column, whatever the image.
+  int64_t most_column_lines() const {
+    const int64_t phases = stride[0] < kernel[0] ? stride[0] : kernel[0];
+    return phases * (kMostPanelRows + (kernel[0] - 1) * dilation[0] / stride[0]);
+  }
 };
 
 struct ConvSize {

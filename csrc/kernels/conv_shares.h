@@ -21,6 +21,9 @@ inline void check_shape(const std::string& format, const ConvShape& shape, int64
         format + ": expected positive sizes, and channels and rows that the groups divide");
   check(shape.kernel[0] <= kMostKernelSide && shape.kernel[1] <= kMostKernelSide,
         format + ": expected kernels of at most " + std::to_string(kMostKernelSide) + " on a side");
+  check(shape.most_column_lines() <= kMostColumnLines, format + ": expected kernels whose rows take at most " +
+                                                           std::to_string(kMostColumnLines) + " lines, got " +
+                                                           std::to_string(shape.most_column_lines()));
   check(columns == shape.channels / shape.groups * shape.taps(),
         format + ": expected " + std::to_string(shape.channels / shape.groups * shape.taps()) + " columns, got " +
             std::to_string(columns));

@@ -15,7 +15,7 @@ using sparsekit::ConvVectors;
 // Outputs whose lines are on their way to the caches while those before them are computed or stored.
 constexpr int64_t kOutputsAhead = 4;
 
-constexpr int kMostRows = kWidth == 16 ? 8 : 6;
+constexpr int kMostRows = kWidth == 16 ? sparsekit::kMostPanelRows : 6;
 
 // Calls body(constant) with the constant that `value`, in [1, most], is at run time.
 template <int kMost, class Body>

@@ -18,6 +18,9 @@ from sparsekit.kernels.native.csr import parts_of
 MOST_TAPS = 16
 """Rows, and columns, of the largest kernel."""
 
+MOST_LINES = 128
+"""Lines that one kernel column takes in a panel, at most: ``kMostColumnLines``."""
+
 LEAST_ROWS = 2
 """Rows of a block from which bfloat16 has a kernel: it shares each pair of input channels between outputs."""
 
@@ -70,12 +73,20 @@ def _convolve_with(native: Any, rows: int, convolution: Convolution) -> Multiply
     return run
 
 
+def _most_lines(convolution: Convolution) -> int:
+    """Lines of a kernel column with panels of 8 rows: ``ConvShape::most_column_lines``."""
+    high, step = convolution.kernel_size[0], convolution.stride[0]
+    return min(step, high) * (8 + (high - 1) * convolution.dilation[0] // step)
+
+
 def _refuses(problem: ConvProblem, *dtypes: torch.dtype) -> Refusal | None:
     done = problem.convolution
     if reason := extension.refuses(problem, *dtypes):
         return reason
     if max(done.kernel_size) > MOST_TAPS:
         return Refusal(f"it runs kernels up to {MOST_TAPS} x {MOST_TAPS}, not {done.kernel_size}")
+    if _most_lines(done) > MOST_LINES:
+        return Refusal(f"it runs kernels that reach down less far than {done.kernel_size} dilated by {done.dilation}")
     if done.in_channels == 0 or problem.packed.rows == 0:
         return Refusal("it needs channels to read and to write")
     if done.groups > 1 and done.in_channels == done.groups:
