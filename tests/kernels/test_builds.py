@@ -18,7 +18,7 @@ import sys
 import torch
 import sparsekit as sk
 from sparsekit.kernels import KERNELS, Problem
-from sparsekit.kernels.native import NATIVE_KERNELS, describe
+from sparsekit.kernels.native import NATIVE_CONV_KERNELS, NATIVE_KERNELS, describe
 from tests.kernels.test_extension import packed_for
 from tests.numerics import assert_product
 from tests.weights import random_weight
@@ -29,6 +29,12 @@ for kernel in NATIVE_KERNELS:
     refusal = kernel.refuses(Problem(packed, 3))
     print("refused" if refusal else "runs", kernel.name, refusal or "")
     assert_product(sk.nn.SparseLinear.from_packed(packed)(x), x, packed.unpack())
+for kernel in NATIVE_CONV_KERNELS:
+    conv = torch.nn.Conv2d(6, 8, 3, padding=1).eval()
+    sk.prune(conv, sk.Magnitude(), pattern=sk.KernelSlice(), sparsity=0.5)
+    layer = sk.nn.SparseConv2d.from_dense(conv, format=kernel.format)
+    images = random_weight((2, 6, 9, 11))
+    assert torch.allclose(layer(images), conv(images), atol=1e-5)
 model = torch.nn.Sequential(torch.nn.Linear(52, 36), torch.nn.ReLU(), torch.nn.Linear(36, 8)).eval()
 sk.prune(model, sk.Magnitude(), sparsity=0.9)
 assert torch.allclose(sk.compile(model, x)(x), model(x), atol=1e-5)
@@ -79,4 +85,4 @@ def test_an_unknown_instruction_set_stops_the_build(tmp_path):
         [*command, str(tmp_path / "temp")], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode != 0
-    assert "SPARSEKIT_BUILD_ISAS: expected some of scalar, avx2, avx512, avx512vpopcntdq, got sse9" in ran.stderr
+    assert "SPARSEKIT_BUILD_ISAS: expected some of scalar, avx2, avx512, avx512vpopcntdq, avx512bf16, got sse9" in ran.stderr
