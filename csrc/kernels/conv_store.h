@@ -16,8 +16,8 @@ constexpr int kMostKernelWidth = sparsekit::kMostKernelSide;
 struct Fp32 {
   using Scalar = float;
   static constexpr int kChannels = 1;
-  static Vec load(const float* x, const float*, std::ptrdiff_t step, Simd::Lanes lanes) {
-    return step == 1 ? Simd::load_lanes(x, lanes) : Simd::load_steps(x, step, lanes);
+  static Vec load(const float* x, const float*, std::ptrdiff_t step, Simd::Steps chosen) {
+    return Simd::load_steps(x, step, chosen);
   }
   static Vec mac(Vec weight, Vec line, Vec sum) { return Simd::fma(weight, line, sum); }
   static void store(float* y, Vec v, Simd::Lanes lanes) { Simd::store_lanes(y, v, lanes); }
@@ -26,8 +26,8 @@ struct Fp32 {
 struct Bf16 {
   using Scalar = uint16_t;
   static constexpr int kChannels = 2;
-  static Vec load(const uint16_t* x, const uint16_t* next, std::ptrdiff_t step, Simd::Lanes lanes) {
-    return Simd::load_pairs(x, next, step, lanes);
+  static Vec load(const uint16_t* x, const uint16_t* next, std::ptrdiff_t step, Simd::Steps chosen) {
+    return Simd::load_pairs(x, next, step, chosen);
   }
   static Vec mac(Vec weight, Vec line, Vec sum) { return Simd::mac_pairs(weight, line, sum); }
   static void store(uint16_t* y, Vec v, Simd::Lanes lanes) { Simd::store_halves(y, v, lanes); }
@@ -36,7 +36,7 @@ struct Bf16 {
 // One segment of a strip as one kernel column reads it: lane i is x[row * row_stride + offset + i * step].
 struct Piece {
   int64_t offset;
-  Simd::Lanes lanes;
+  Simd::Steps chosen;
 };
 
 // The lanes of a segment whose input column lies inside the image.
@@ -48,7 +48,7 @@ Piece piece_of(const sparsekit::ConvLayout& layout, const sparsekit::ConvSegment
   const int64_t inside = first < layout.size.width ? (layout.size.width - 1 - first) / step + 1 : 0;
   const int64_t count = segment.end - segment.begin;
   const auto clip = [&](int64_t lanes) { return static_cast<int>(segment.begin + (lanes < count ? lanes : count)); };
-  return {first - segment.begin * step, Simd::lanes(clip(skipped), clip(inside))};
+  return {first - segment.begin * step, Simd::steps(Simd::lanes(clip(skipped), clip(inside)))};
 }
 
 // Channels ahead of the one that is packed, whose rows are on their way to the caches.
@@ -91,7 +91,7 @@ void pack_segments(const sparsekit::ConvLayout& layout, const sparsekit::ConvOpe
             Simd::prefetch(x + kAhead * next);
             Simd::prefetch(x + kAhead * next + kWidth * step);
           }
-          const Vec part = Element::load(x, both ? x + next : nullptr, step, pieces[s][k].lanes);
+          const Vec part = Element::load(x, both ? x + next : nullptr, step, pieces[s][k].chosen);
           sum = kSegments == 1 ? part : Simd::merge(sum, part);
         }
         Simd::store(line + k * stride + p * kWidth, sum);
@@ -116,7 +116,7 @@ void pack_flat(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperand
       const Scalar* row = x + i * kWidth;
       Simd::prefetch(row + kAhead * next);
       const int lanes = static_cast<int>(inside < 0 ? 0 : inside < kWidth ? inside : kWidth);
-      Simd::store(line, Element::load(row, both ? row + next : nullptr, 1, Simd::lanes(0, lanes)));
+      Simd::store(line, Element::load(row, both ? row + next : nullptr, 1, Simd::steps(Simd::lanes(0, lanes))));
     }
   }
 }

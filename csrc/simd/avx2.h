@@ -51,8 +51,12 @@ struct Simd {
   static Lanes lanes(int begin, int end) { return _mm256_andnot_si256(first(begin), first(end)); }
   static Vec load_lanes(const float* p, Lanes lanes) { return _mm256_maskload_ps(p, lanes); }
   static void store_lanes(float* p, Vec v, Lanes lanes) { _mm256_maskstore_ps(p, lanes, v); }
+  // Lanes to be loaded from places that are a step apart.
+  using Steps = Lanes;
+  static Steps steps(Lanes lanes) { return lanes; }
   // Lane i is p[i * step].
-  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Steps lanes) {
+    if (step == 1) return load_lanes(p, lanes);
     const int chosen = _mm256_movemask_ps(_mm256_castsi256_ps(lanes));
     alignas(32) float out[8] = {};
     for (int i = 0; i < 8; ++i)
@@ -60,7 +64,7 @@ struct Simd {
     return load(out);
   }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
-  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps lanes) {
     alignas(32) uint32_t out[kWidth] = {};
     for (int i = 0; i < kWidth; ++i)
       if (holds(lanes, i)) out[i] = p[i * step] | (q == nullptr ? 0u : static_cast<uint32_t>(q[i * step]) << 16);

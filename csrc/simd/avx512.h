@@ -43,25 +43,31 @@ struct Simd {
   static Lanes lanes(int begin, int end) { return static_cast<Lanes>(first(end) & ~first(begin)); }
   static Vec load_lanes(const float* p, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
   static void store_lanes(float* p, Vec v, Lanes lanes) { _mm512_mask_storeu_ps(p, lanes, v); }
+  // Lanes to be loaded from places that are a step apart: bit i of `lanes` is bit 2 * i of `spread`.
+  struct Steps {
+    Lanes lanes;
+    __mmask32 spread;
+  };
+  static Steps steps(Lanes lanes) { return {lanes, spread_bits(lanes)}; }
   // Lane i is p[i * step].
-  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Steps chosen) {
+    if (step == 1) return load_lanes(p, chosen.lanes);
     if (step == 2) {
-      const unsigned spread = spread_bits(lanes);
-      const Vec low = _mm512_maskz_loadu_ps(static_cast<Lanes>(spread), p);
-      const Vec high = _mm512_maskz_loadu_ps(static_cast<Lanes>(spread >> 16), p + 16);
+      const Vec low = _mm512_maskz_loadu_ps(static_cast<Lanes>(chosen.spread), p);
+      const Vec high = _mm512_maskz_loadu_ps(static_cast<Lanes>(chosen.spread >> 16), p + 16);
       const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
       return _mm512_permutex2var_ps(low, even, high);
     }
     alignas(64) float out[16] = {};
     for (int i = 0; i < 16; ++i)
-      if (lanes >> i & 1) out[i] = p[i * step];
+      if (chosen.lanes >> i & 1) out[i] = p[i * step];
     return load(out);
   }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
-  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
-    const __m512i low = load_halves(p, step, lanes);
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps chosen) {
+    const __m512i low = load_halves(p, step, chosen);
     if (q == nullptr) return _mm512_castsi512_ps(low);
-    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(load_halves(q, step, lanes), 16)));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(load_halves(q, step, chosen), 16)));
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) {
@@ -124,12 +130,12 @@ struct Simd {
 
  private:
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
-  static __m512i load_halves(const uint16_t* p, std::ptrdiff_t step, Lanes lanes) {
-    if (step == 1) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p));
-    if (step == 2) return _mm512_and_si512(_mm512_maskz_loadu_epi16(spread_bits(lanes), p), _mm512_set1_epi32(0xffff));
+  static __m512i load_halves(const uint16_t* p, std::ptrdiff_t step, Steps chosen) {
+    if (step == 1) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(chosen.lanes, p));
+    if (step == 2) return _mm512_and_si512(_mm512_maskz_loadu_epi16(chosen.spread, p), _mm512_set1_epi32(0xffff));
     alignas(64) uint32_t out[16] = {};
     for (int i = 0; i < 16; ++i)
-      if (lanes >> i & 1) out[i] = p[i * step];
+      if (chosen.lanes >> i & 1) out[i] = p[i * step];
     return _mm512_load_si512(out);
   }
   // Bit i of `bits` at 2 * i.

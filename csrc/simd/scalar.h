@@ -58,14 +58,17 @@ struct Simd {
   static void store_lanes(float* p, Vec v, Lanes lanes) {
     for (int i = lanes.begin; i < lanes.end; ++i) p[i] = v[i];
   }
+  // Lanes to be loaded from places that are a step apart.
+  using Steps = Lanes;
+  static Steps steps(Lanes lanes) { return lanes; }
   // Lane i is p[i * step].
-  static Vec load_steps(const float* p, std::ptrdiff_t step, Lanes lanes) {
+  static Vec load_steps(const float* p, std::ptrdiff_t step, Steps lanes) {
     Vec v = zero();
     for (int i = lanes.begin; i < lanes.end; ++i) v[i] = p[i * step];
     return v;
   }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
-  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Lanes lanes) {
+  static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps lanes) {
     alignas(32) uint32_t out[kWidth] = {};
     for (int i = 0; i < kWidth; ++i)
       if (holds(lanes, i)) out[i] = p[i * step] | (q == nullptr ? 0u : static_cast<uint32_t>(q[i * step]) << 16);
