@@ -21,8 +21,10 @@ ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, bool whole
   out_height = out_of(shape, 0, size.height);
   out_width = out_of(shape, 1, size.width);
   plane = out_height * out_width;
-  flat = whole_rows && shape.taps() == 1 && plane == size.height * size.width && shape.before[0] == 0 &&
-         shape.before[1] == 0 && plane >= width;
+  bool plain = shape.taps() == 1;
+  for (int axis = 0; axis < 2; ++axis)
+    plain = plain && shape.stride[axis] == 1 && shape.before[axis] == 0 && shape.after[axis] == 0;
+  flat = plain && whole_rows && plane >= width;
   if (flat) {
     out_height = ceil_div(plane, width);
     out_width = width;
