@@ -1,6 +1,7 @@
 // Sparse convolution over panels; see conv_panel.h. Three ways to arrange the kept weights, one per granularity.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -43,13 +44,13 @@ struct ConvVectors {
 // Rows that are multiplied together where `left` of a block row are left.
 inline int64_t conv_group(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-// Where results go: the rows of one strip.
+// One strip: its packed input, and where its results go.
 struct ConvPanel {
   const ConvLayout* layout;
   const ConvOperands* operands;
   const float* lines;
   int64_t strip;
-  int rows;          // output rows to compute, at most those of the layout
+  int rows;          // output rows to compute; whole kernels compute all of the layout, whose lines they count
   int64_t out_rows;  // of the weight
 };
 
@@ -79,8 +80,13 @@ class ConvLayouts {
   template <class Make>
   std::shared_ptr<const Entry> get(const ConvSize& size, bool whole_rows, Make make) const {
     const std::lock_guard<std::mutex> hold(lock_);
-    for (const auto& entry : entries_)
-      if (entry->layout.size == size && entry->whole_rows == whole_rows) return entry;
+    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) {
+      return entry->layout.size == size && entry->whole_rows == whole_rows;
+    });
+    if (found != entries_.end()) {
+      std::rotate(found, found + 1, entries_.end());  // the one that was used last is dropped last
+      return entries_.back();
+    }
     if (entries_.size() >= kMost) entries_.erase(entries_.begin());
     entries_.push_back(std::make_shared<const Entry>(make()));
     return entries_.back();
@@ -105,7 +111,7 @@ class ConvCsr {
   void fill(const CsrParts& parts, const std::vector<int64_t>& offsets);
 
   ConvShape shape_;
-  int64_t rows_, tiles_, tile_channels_, chunk_rows_;
+  int64_t rows_, tiles_, tile_channels_;
   const ConvKernels* kernels_;
   std::vector<float> values_;
   std::vector<uint16_t> columns_;  // inside the tile
@@ -134,7 +140,7 @@ class ConvBlocks {
   std::vector<uint16_t> row_;  // of each slice, in its chunk
   const ConvKernels* kernels_;
   std::vector<int64_t> offsets_;  // vectors before each block row, or kernels before each chunk
-  std::vector<int32_t> columns_;  // of the panels, of each: channels of a line, and tap
+  std::vector<int32_t> columns_;  // of each vector or kernel: its line's channels, times the taps, and the tap
   std::vector<uint32_t> values_;  // bits of fp32, or of two of bfloat16, group of rows by group of rows
   ConvLayouts<Lines> layouts_;
 };

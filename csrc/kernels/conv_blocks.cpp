@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/scratch.h"
 #include "kernels/conv.h"
 #include "kernels/conv_shares.h"
 #include "kernels/dispatch.h"
@@ -12,7 +13,7 @@ namespace {
 constexpr int64_t kRowCost = 2;
 
 // Rows of a chunk of slices.
-constexpr int64_t kMostRows = 48;
+constexpr int64_t kMostChunkRows = 48;
 
 }  // namespace
 
@@ -40,8 +41,8 @@ void ConvBlocks::fill_slices(const BlockPlaces& places, const std::vector<int64_
   // At stride 2 an output row reads twice the lines, which the second-level cache would deliver too slowly for each
   // row: then as many rows share them as make about four kernels of a channel, and as have sums that stay in the first
   // level.
-  const double density = static_cast<double>(places.blocks) / std::max<double>(1, double(rows_ * shape_.channels));
-  chunk_rows_ = shape_.stride[0] == 1 ? 1 : std::clamp<int64_t>(static_cast<int64_t>(4 / density), 1, kMostRows);
+  const int64_t wanted = 4 * rows_ * shape_.channels / std::max<int64_t>(1, places.blocks);
+  chunk_rows_ = shape_.stride[0] == 1 ? 1 : std::clamp<int64_t>(wanted, 1, kMostChunkRows);
   for (int64_t first = 0; first < rows_; first += chunk_rows_) {
     offsets_.push_back(static_cast<int64_t>(columns_.size()));
     std::vector<int64_t> order;
@@ -104,7 +105,8 @@ void ConvBlocks::multiply(const ConvOperands& operands) const {
     return ConvLayouts<Lines>::Entry{operands.whole_rows(), std::move(layout), std::move(lines)};
   });
   const ConvLayout& layout = entry->layout;
-  share_strips(layout, *kernels_, operands, rows_, offsets_, kRowCost * (slices_ ? chunk_rows_ : 1), 1,
+  const int64_t adds = slices_ ? 9 : block_rows_ * kernels_->channels;  // of one kernel or vector and pixel
+  share_strips(layout, *kernels_, operands, rows_, offsets_, kRowCost * (slices_ ? chunk_rows_ : 1), adds,
                [&](const ConvPanel& panel, int64_t begin, int64_t end) {
                  const float* values = reinterpret_cast<const float*>(values_.data());
                  const int32_t* lines = entry->derived.data();

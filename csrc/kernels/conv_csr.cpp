@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "core/scratch.h"
-#include "core/threads.h"
 #include "kernels/conv.h"
 #include "kernels/conv_shares.h"
 #include "kernels/dispatch.h"
@@ -13,6 +12,8 @@ namespace {
 
 // Work of a row beside its entries, in entries: its sums are read and written in every tile, and stored once.
 constexpr int64_t kRowCost = 4;
+// Rows of a chunk: their sums, of 8 vectors each, take as much of the first-level cache as the tile.
+constexpr int64_t kConvChunkRows = 64;
 
 // Channels of a tile: so many that a row has about 10 entries in it; more would leave the first-level cache early.
 int64_t channels_per_tile(const ConvShape& shape, int64_t rows, int64_t entries) {
@@ -34,7 +35,6 @@ ConvCsr::ConvCsr(const CsrParts& parts, const ConvShape& shape)
   const std::vector<int64_t> offsets = checked_csr(parts);
   tile_channels_ = channels_per_tile(shape, rows_, parts.nnz);
   tiles_ = (shape.channels + tile_channels_ - 1) / tile_channels_;
-  chunk_rows_ = 64;
   if (parts.wide_indices)
     fill<int32_t>(parts, offsets);
   else
@@ -49,9 +49,9 @@ void ConvCsr::fill(const CsrParts& parts, const std::vector<int64_t>& offsets) {
   values_.reserve(static_cast<std::size_t>(parts.nnz));
   columns_.reserve(static_cast<std::size_t>(parts.nnz));
   std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
-  for (int64_t first = 0; first < rows_; first += chunk_rows_) {
+  for (int64_t first = 0; first < rows_; first += kConvChunkRows) {
     chunk_offsets_.push_back(static_cast<int64_t>(values_.size()));
-    const int64_t last = std::min(rows_, first + chunk_rows_);
+    const int64_t last = std::min(rows_, first + kConvChunkRows);
     for (int64_t t = 0; t < tiles_; ++t) {
       for (int64_t n = first; n < last; ++n) {
         // Columns of a group count from its first channel.
@@ -79,14 +79,14 @@ void ConvCsr::multiply(const ConvOperands& operands) const {
     return ConvLayouts<Lines>::Entry{operands.whole_rows(), std::move(layout), std::move(lines)};
   });
   const ConvLayout& layout = entry->layout;
-  share_strips(layout, *kernels_, operands, rows_, chunk_offsets_, kRowCost * chunk_rows_, 1,
+  share_strips(layout, *kernels_, operands, rows_, chunk_offsets_, kRowCost * kConvChunkRows, 1,
                [&](const ConvPanel& panel, int64_t begin, int64_t end) {
                  static thread_local Scratch scratch;
-                 float* sums = scratch.floats(static_cast<std::size_t>(chunk_rows_ * layout.rows * layout.width));
+                 float* sums = scratch.floats(static_cast<std::size_t>(kConvChunkRows * layout.rows * layout.width));
                  for (int64_t c = begin; c < end; ++c) {
-                   const int64_t first = c * chunk_rows_, at = chunk_offsets_[c];
+                   const int64_t first = c * kConvChunkRows, at = chunk_offsets_[c];
                    kernels_->multiply_entries(
-                       {first, std::min(chunk_rows_, rows_ - first), tiles_, tile_channels_, values_.data() + at,
+                       {first, std::min(kConvChunkRows, rows_ - first), tiles_, tile_channels_, values_.data() + at,
                         entry->derived.data() + at, counts_.data() + first * tiles_},
                        panel, sums);
                  }

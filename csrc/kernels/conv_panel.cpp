@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/check.h"
+
 namespace sparsekit {
 
 namespace {
@@ -11,6 +13,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t out_of(const ConvShape& shape, int axis, int64_t in) {
   const int64_t reach = shape.dilation[axis] * (shape.kernel[axis] - 1) + 1;
+  check(in + shape.before[axis] + shape.after[axis] >= reach, "convolution: expected images as large as the kernel");
   return (in + shape.before[axis] + shape.after[axis] - reach) / shape.stride[axis] + 1;
 }
 

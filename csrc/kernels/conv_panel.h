@@ -66,14 +66,14 @@ class ConvLayout {
 
   // Writes the segments of a strip, at most `width` of them, and returns how many there are.
   int segments(int64_t strip, ConvSegment* found) const;
-  // Output rows of a strip that lie inside the image.
+  // Output rows of a strip that lie inside the image; all rows where several bands meet, of which the store takes some.
   int rows_of(int64_t strip) const;
   // The line of a weight's first vector in its channel.
   int64_t tap_line(int64_t tap) const { return tap_lines_[static_cast<std::size_t>(tap)]; }
 
   ConvShape shape;
   ConvSize size;
-  int64_t out_height, out_width;
+  int64_t out_height, out_width;  // of a flat image: its vectors, and their lanes
   int width;              // lanes of a vector
   int rows;               // output rows of a panel
   int64_t bands, strips;  // bands of rows in an image; strips in all

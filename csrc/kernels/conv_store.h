@@ -1,8 +1,6 @@
 // The two ends of a convolution: packing the input into panels, storing results; included after one instruction set.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/conv.h"
 #include "simd/unroll.h"
 
@@ -150,7 +148,7 @@ Vec bias_of(const sparsekit::ConvPanel& panel, int64_t row) {
   return panel.operands->bias == nullptr ? Simd::zero() : Simd::set1(panel.operands->bias[row]);
 }
 
-// e^v for v in [-87, 87], to about one unit in the last place: a polynomial on [-ln 2 / 2, ln 2 / 2].
+// e^v for v in [-87, 87], to about two units in the last place: a polynomial on [-ln 2 / 2, ln 2 / 2].
 Vec exponential(Vec v) {
   const Vec n = Simd::round(Simd::mul(v, Simd::set1(1.44269504f)));
   Vec rest = Simd::fma(n, Simd::set1(-0.693359375f), v);
@@ -164,7 +162,7 @@ Vec exponential(Vec v) {
 Vec activated(Vec v, sparsekit::Activation activation) {
   if (activation == sparsekit::Activation::none) return v;
   if (activation == sparsekit::Activation::relu) return Simd::max(Simd::zero(), v);
-  v = Simd::max(Simd::set1(-87.0f), v);  // below, the result is 0 up to rounding
+  v = Simd::max(Simd::set1(-87.0f), v);  // below, the result is 0 up to rounding; for -inf too, where torch has NaN
   const Vec power = Simd::max(Simd::min(Simd::mul(v, Simd::set1(-1.0f)), Simd::set1(87.0f)), Simd::set1(-87.0f));
   return Simd::div(v, Simd::add(Simd::set1(1.0f), exponential(power)));
 }

@@ -69,7 +69,7 @@ struct Simd {
     if (q == nullptr) return _mm512_castsi512_ps(low);
     return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(load_halves(q, step, chosen), 16)));
   }
-  // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
+  // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane; the instruction takes subnormals for 0.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) {
 #ifdef __AVX512BF16__
     return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);

@@ -192,8 +192,8 @@ class ConvKernel(Runs[ConvProblem]):
         bind: given a packed weight and a convolution, returns ``run(x, bias) -> y`` for ``x`` ``(N, C, H, W)`` and
             ``bias`` ``(out,)`` or None, of the weight's dtype and device; ``x`` may have any strides. ``y``
             ``(N, out, H', W')`` lies in memory in NCHW or in channels_last order, whichever the kernel writes, and
-            belongs to the caller. What the kernel derives from the weight is done once, in ``bind``, which keeps the
-            packed tensors alive.
+            belongs to the caller. What the kernel derives from the weight is done once, in ``bind``, which copies
+            the packed tensors or keeps them alive. The caller has checked the images (:meth:`Convolution.check_images`).
     """
 
     bind: Callable[[Format, Convolution], Multiply]

@@ -171,7 +171,7 @@ class SparseConv2d(PackedLayer):
             or shape[1] != self.in_channels
             or x.dtype is not ready.dtype
             or x.device != ready.device
-            or (bias is not None and bias.dtype is not ready.dtype)
+            or (bias is not None and not ready.takes(bias))
         ):
             x = self._checked(x, bias)
         size = (shape[0], shape[2], shape[3])

@@ -147,7 +147,7 @@ class SparseLinear(PackedLayer):
             or shape[-1] != self.in_features
             or x.dtype is not ready.dtype
             or x.device != ready.device
-            or (bias is not None and bias.dtype is not ready.dtype)
+            or (bias is not None and not ready.takes(bias))
         ):
             x = self._checked(x, bias)
         flat = len(shape) == 2

@@ -137,7 +137,8 @@ class PackedLayer(nn.Module):
             raise LayerError(f"{self.label}: expected a weight with data, got one on the meta device")
         if self.bias is not None:
             check_bias(self.bias, values, self._integer_values[0], self.label)
-        ready = Ready(values, version(values), torch.get_num_threads(), values.dtype, values.device)
+        shape = torch.Size(self._integer_values[:1])
+        ready = Ready(values, version(values), torch.get_num_threads(), values.dtype, values.device, shape)
         self._ready = ready
         return ready
 

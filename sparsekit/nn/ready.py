@@ -20,13 +20,20 @@ class Ready:
     threads: int
     dtype: torch.dtype
     device: torch.device
+    bias_shape: torch.Size
     runs: dict[Hashable, Multiply] = field(default_factory=dict)
     """The bound kernel by the size of the input."""
+
+    def takes(self, bias: Tensor) -> bool:
+        """Whether a kernel may read ``bias``, which may have been replaced since."""
+        return bias.dtype is self.dtype and bias.shape == self.bias_shape and bias.device == self.device
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether ``x`` is an ordinary tensor that nothing traces: then a kernel may be called directly."""
-    return type(x) is Tensor and not torch._C._len_torch_dispatch_stack()
+    return (
+        type(x) is Tensor and not torch._C._len_torch_dispatch_stack() and torch._C._get_tracing_state() is None  # type: ignore[attr-defined]
+    )
 
 
 def needs_gradient(x: Tensor, bias: Tensor | None, values: Tensor) -> bool:

@@ -15,11 +15,14 @@ from sparsekit.kernels.native import extension
 from sparsekit.kernels.native.block_csr import places_of
 from sparsekit.kernels.native.csr import parts_of
 
-MOST_TAPS = 16
-"""Rows, and columns, of the largest kernel."""
+MOST_SIDE = 16
+"""Rows, and columns, of the largest kernel: ``kMostKernelSide``."""
 
 MOST_LINES = 128
 """Lines that one kernel column takes in a panel, at most: ``kMostColumnLines``."""
+
+PANEL_ROWS = 8
+"""Output rows of the highest panels: ``kMostPanelRows``."""
 
 LEAST_ROWS = 2
 """Rows of a block from which bfloat16 has a kernel: it shares each pair of input channels between outputs."""
@@ -63,9 +66,9 @@ def _convolve_with(native: Any, rows: int, convolution: Convolution) -> Multiply
         batch, _, height, width = x.shape
         if x.stride(3) != 1 or x.is_neg():
             x = x.resolve_neg().contiguous()
-        y = torch.empty((batch, rows, *convolution.output_size(height, width)), dtype=x.dtype)
+        y = x.new_empty((batch, rows, *convolution.output_size(height, width)))
         if bias is not None:
-            bias = bias.float().contiguous()
+            bias = bias.resolve_neg().float().contiguous()
         place = 0 if bias is None else bias.data_ptr()
         call(x.data_ptr(), (batch, height, width), x.stride()[:3], place, y.data_ptr())
         return y
@@ -74,17 +77,17 @@ def _convolve_with(native: Any, rows: int, convolution: Convolution) -> Multiply
 
 
 def _most_lines(convolution: Convolution) -> int:
-    """Lines of a kernel column with panels of 8 rows: ``ConvShape::most_column_lines``."""
+    """Lines of a kernel column in the highest panels: ``ConvShape::most_column_lines``."""
     high, step = convolution.kernel_size[0], convolution.stride[0]
-    return min(step, high) * (8 + (high - 1) * convolution.dilation[0] // step)
+    return min(step, high) * (PANEL_ROWS + (high - 1) * convolution.dilation[0] // step)
 
 
 def _refuses(problem: ConvProblem, *dtypes: torch.dtype) -> Refusal | None:
     done = problem.convolution
     if reason := extension.refuses(problem, *dtypes):
         return reason
-    if max(done.kernel_size) > MOST_TAPS:
-        return Refusal(f"it runs kernels up to {MOST_TAPS} x {MOST_TAPS}, not {done.kernel_size}")
+    if max(done.kernel_size) > MOST_SIDE:
+        return Refusal(f"it runs kernels up to {MOST_SIDE} x {MOST_SIDE}, not {done.kernel_size}")
     if _most_lines(done) > MOST_LINES:
         return Refusal(f"it runs kernels that reach down less far than {done.kernel_size} dilated by {done.dilation}")
     if done.in_channels == 0 or problem.packed.rows == 0:

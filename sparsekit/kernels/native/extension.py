@@ -50,9 +50,9 @@ def _short(dtype: torch.dtype) -> str:
 def laid_out(packed: FormatT) -> FormatT:
     """Return ``packed`` with every part contiguous, as pointers into it expect."""
     tensors = packed.tensors()
-    if all(tensor.is_contiguous() for tensor in tensors.values()):
+    if all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors.values()):
         return packed
-    return packed.from_parts({name: t.contiguous() for name, t in tensors.items()}, packed.integers())
+    return packed.from_parts({name: t.resolve_neg().contiguous() for name, t in tensors.items()}, packed.integers())
 
 
 def build(native: str, *parts: Any) -> Any:
@@ -62,7 +62,7 @@ def build(native: str, *parts: Any) -> Any:
         KernelError: ``SPARSEKIT_ISA`` is no instruction set.
         FormatError: the parts do not belong together.
     """
-    isa_of("csr")
+    isa_of("csr")  # names a wrong SPARSEKIT_ISA as such
     try:
         return getattr(MODULE, native)(*parts)
     except ValueError as error:
@@ -91,8 +91,8 @@ def multiply_with(native: Any, rows: int, *keep: Tensor) -> Multiply:
         if x.stride(1) != 1 or x.is_neg():
             x = x.resolve_neg().contiguous()
         y = x.new_empty((x.shape[0], rows))
-        if bias is not None and bias.stride(0) != 1:
-            bias = bias.contiguous()
+        if bias is not None and (bias.stride(0) != 1 or bias.is_neg()):
+            bias = bias.resolve_neg().contiguous()
         call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
         return y
 
