@@ -254,6 +254,27 @@ def test_costs_are_of_all_calls(measured):
     assert layer_costs(nn.Sequential(conv, conv), images()) == {"0.weight": pytest.approx(2 * 9.8)}
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 1)], ids=str)
+def test_computed_weights_have_no_costs_and_can_be_replaced(measured, layer):
+    times, _ = measured
+    times.update({"dense_linear_onednn": 1.0, "dense_conv_onednn": 1.0})
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(layer)).eval()
+    x = torch.randn(2, 4, 5, 4)
+    assert layer_costs(model, x) == {}
+    fast = compile(model, x)
+    assert isinstance(fast[0], SparseConv2d | SparseLinear)
+    assert_close(fast, model, x)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_model_that_is_a_convolution(measured, masked):
+    conv = nn.Conv2d(4, 8, 3).eval()
+    masks = sk.prune(conv, sk.Magnitude(), sparsity=0.8)
+    fast = compile(conv, images(), masks if masked else None)
+    assert isinstance(fast, SparseConv2d)
+    assert_close(fast, conv, images())
+
+
 class Calls(nn.Module):
     """Calls one convolution as often, and with what, as it is told."""
 

@@ -54,7 +54,7 @@ def test_sizes_of_images_and_times_of_the_whole_model(measured):
     assert "2 * 2x4x3, 2x8x6" in text
     assert "csr_conv_native" in text
     assert "1 of 1 layers run sparse" in text
-    times = "contiguous 4000.0 ms, mixed 5000.0 ms, channels_last 6000.0 ms, as it is 10000.0 ms."
+    times = "contiguous 4000000 us, mixed 5000000 us, channels_last 6000000 us, as it is 10000000 us."
     assert f"The whole model, by the order of its images: {times}" in text
 
 
