@@ -14,7 +14,8 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, progress: bool = False
 
     This is what ``CostWeighted(costs=...)`` takes to spend zeros where time is. Layers that are not measured (see
     :func:`~sparsekit.planning.plan`, such as those that the inputs never reach) are left out, and so are weights that
-    are computed from other parameters. The cost of a tied weight is that of all layers that use it. Measurements are kept on disk and used again.
+    are computed from other parameters. The cost of a tied weight is that of all layers that use it. Measurements are
+    kept on disk and used again.
 
     Args:
         model: any module; nothing is changed.
