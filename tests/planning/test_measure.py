@@ -128,7 +128,8 @@ def conv_job(order="contiguous", mode="zeros", activation="relu", sparsity=0.8, 
 @pytest.mark.parametrize("order", MEMORY_FORMATS)
 def test_every_way_to_convolve_computes_the_same_in_the_order_that_is_asked(order, mode, dtype):
     job = conv_job(order, mode, dtype=dtype)
-    x, before = job.example(), torch.get_rng_state()
+    before = torch.get_rng_state()
+    x = job.example()
     assert (x.shape, x.dtype) == ((2, 4, 7, 8), dtype)
     assert x.is_contiguous(memory_format=MEMORY_FORMATS[order])
     calls = job.calls(x)
