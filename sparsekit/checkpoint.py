@@ -3,7 +3,8 @@
 The tensors are those of the model's state dict. The metadata entry ``sparsekit`` is JSON: ``format_version``;
 ``layers``, for each packed layer what its ``describe`` says: which layer it is (a linear one where nothing is said),
 its format, integers, kernels by input size, sizes, dtype and whether it has a bias; or the layer that it is
-``same_as``, and what it has ``absorbed``; ``aliases``, for each key whose tensor is stored under another key, that key.
+``same_as``, and what it has ``absorbed``; ``aliases``, for each key whose tensor is stored under another key, that key;
+``channels_last``, the keys of the dense weights that are to lie in this order in memory.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             got = "a tensor on the meta device" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(f"{target}: {key}: expected a tensor with data, got {got}")
     tensors, aliases = _without_aliases(state)
-    header = {"format_version": FORMAT_VERSION, "layers": _describe(layers), "aliases": aliases}
+    last = [key for key, tensor in state.items() if _is_channels_last(tensor)]
+    header = {"format_version": FORMAT_VERSION, "layers": _describe(layers), "aliases": aliases, "channels_last": last}
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
     try:
         save_file(tensors, unfinished, metadata={"format": "pt", "sparsekit": json.dumps(header)})
@@ -69,7 +71,8 @@ def load(path: str | os.PathLike[str], into: nn.Module) -> nn.Module:
         into: a model of the same architecture, dense or compiled, with data; it stays as it is.
 
     Returns:
-        A new model on the devices of ``into``: the layers that the file lists are packed, all others dense.
+        A new model on the devices of ``into``: the layers that the file lists are packed, all others dense. Weights
+        that were saved in channels_last order lie in it again.
 
     Raises:
         LayerError: ``into`` is not a module.
@@ -89,7 +92,14 @@ def load(path: str | os.PathLike[str], into: nn.Module) -> nn.Module:
         model.load_state_dict({**tensors, **extra}, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    for key, tensor in _state_of(model, layers, keep_vars=True).items():
+        if _is_channels_last(tensors[key]):
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _key(layer: str, part: str) -> str:
@@ -102,10 +112,10 @@ def _packed_layers(model: nn.Module) -> dict[str, PackedLayer]:
     return {name: module for name, module in named if isinstance(module, PackedLayer)}
 
 
-def _state_of(model: nn.Module, layers: Mapping[str, PackedLayer]) -> dict[str, Any]:
+def _state_of(model: nn.Module, layers: Mapping[str, PackedLayer], keep_vars: bool = False) -> dict[str, Any]:
     """The state dict without what the header holds."""
     described = {_key(name, _EXTRA) for name in layers}
-    return {key: value for key, value in model.state_dict().items() if key not in described}
+    return {key: value for key, value in model.state_dict(keep_vars=keep_vars).items() if key not in described}
 
 
 def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -153,6 +163,7 @@ def _read(source: str) -> tuple[dict[str, Header], dict[str, Tensor]]:
     try:
         header = json.loads(metadata["sparsekit"])
         version, layers, aliases = header["format_version"], dict(header["layers"]), dict(header["aliases"])
+        channels_last = tuple(map(str, header.get("channels_last", ())))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{source}: its header is damaged: {error!r}") from error
     if version != FORMAT_VERSION:
@@ -161,6 +172,10 @@ def _read(source: str) -> tuple[dict[str, Header], dict[str, Tensor]]:
         if stored not in tensors:
             raise CheckpointError(f"{source}: {key}: expected it stored as {stored!r}, found no such tensor")
         tensors[key] = tensors[stored]
+    for key in channels_last:
+        if key not in tensors or tensors[key].dim() != 4:
+            raise CheckpointError(f"{source}: {key}: expected a tensor of 4 dimensions to be channels_last, found none")
+        tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
     return layers, tensors
 
 

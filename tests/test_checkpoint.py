@@ -212,6 +212,9 @@ def rewritten(path, change_header=lambda header: None, change_tensors=lambda ten
         (lambda h: h.pop("layers"), "header is damaged: KeyError.*layers"),
         (lambda h: h.update(layers=3), "header is damaged"),
         (lambda h: h["aliases"].update(more="nothing"), "more: expected it stored as 'nothing', found no such tensor"),
+        (lambda h: h.update(channels_last=3), "header is damaged"),
+        (lambda h: h.update(channels_last=["none"]), "none: expected a tensor of 4 dimensions to be channels_last"),
+        (lambda h: h.update(channels_last=["norm.weight"]), r"norm\.weight: expected a tensor of 4 dimensions"),
         (
             lambda h: h["layers"].update(tail={"same_as": "first"}),
             "layer tail: .*expected the name of a layer of Model",

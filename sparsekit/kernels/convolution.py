@@ -76,13 +76,13 @@ class Convolution:
         A padding of "same" is resolved as torch does: what cannot be halved goes to the end. With what ``conv`` pads is
         not said here: where it is not zeros, the layer pads.
         """
-        (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
+        (kh, kw), (sh, sw), (dh, dw) = map(_pair, (conv.kernel_size, conv.stride, conv.dilation))
         done = cls(conv.in_channels, (kh, kw), (sh, sw), (0, 0, 0, 0), (dh, dw), conv.groups, activation)
         if conv.padding == "same":
             return replace(done, padding=done.same_padding)
         if isinstance(conv.padding, str):
             return done
-        down, across = conv.padding
+        down, across = _pair(conv.padding)
         return replace(done, padding=(down, down, across, across))
 
     @staticmethod
@@ -197,6 +197,12 @@ class ConvKernel(Runs[ConvProblem]):
     """
 
     bind: Callable[[Format, Convolution], Multiply]
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    """One number for both directions, which torch takes too where a model changes a setting of its layers."""
+    down, across = (value, value) if isinstance(value, int) else value
+    return down, across
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 import sparsekit.kernels
-from sparsekit.errors import FormatError
+from sparsekit.errors import FormatError, LayerError
 from sparsekit.formats import Format
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.binding import Bound, version
@@ -56,7 +56,7 @@ class SparseConv2d(PackedLayer):
             None = that of the input.
 
     Raises:
-        LayerError: the weight does not belong to the convolution, or the padding mode is unknown.
+        LayerError: the weight does not belong to the convolution, or padding mode or memory format is unknown.
         InputError: the bias does not fit the weight.
     """
 
@@ -76,6 +76,8 @@ class SparseConv2d(PackedLayer):
         memory_format: torch.memory_format | None = None,
     ) -> None:
         convolution.check_weight(packed.rows, packed.columns, type(self).__name__)
+        if memory_format not in _ORDERS:
+            raise LayerError(f"{type(self).__name__}: expected contiguous_format or channels_last, got {memory_format}")
         super().__init__(packed, bias, kernels, trainable)
         self.kernel_by_size = dict(kernel_by_size or {})
         self.absorbed: tuple[str, ...] = ()

@@ -13,8 +13,9 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, progress: bool = False
     """Measure the fastest dense way of every Linear and Conv2d, in seconds for all its calls, by parameter name.
 
     This is what ``CostWeighted(costs=...)`` takes to spend zeros where time is. Layers that are not measured (see
-    :func:`~sparsekit.planning.plan`, such as those that the inputs never reach) are left out. The cost of a
-    tied weight is that of all layers that use it. Measurements are kept on disk and used again.
+    :func:`~sparsekit.planning.plan`, such as those that the inputs never reach) are left out, and so are weights that
+    are computed from other parameters. The cost of a tied weight is that of all layers that use it. Measurements are
+    kept on disk and used again.
 
     Args:
         model: any module; nothing is changed.
@@ -28,9 +29,9 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, progress: bool = False
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     costs: dict[str, float] = {}
     for layer in plan(model, example_inputs, progress=progress).layers:
-        if layer.dense is not None:
-            module = model.get_submodule(layer.name)
-            assert isinstance(module, nn.Linear | nn.Conv2d)
-            name = names[id(module.weight)]
+        module = model.get_submodule(layer.name)
+        assert isinstance(module, nn.Linear | nn.Conv2d)
+        name = names.get(id(module.weight))
+        if layer.dense is not None and name is not None:
             costs[name] = costs.get(name, 0.0) + layer.best_dense
     return costs

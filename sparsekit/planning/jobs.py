@@ -22,7 +22,6 @@ from sparsekit.nn.border import Border
 EAGER = "dense_linear_reference"
 """The kernel that is ``F.linear``: a linear layer in the model."""
 
-
 AS_IS = "as it is"
 """A convolution in the model, with the BatchNorm and the activation that are to be fused with it."""
 

@@ -36,8 +36,9 @@ def observe(model: nn.Module, example_inputs: Any) -> Calls:
     calls: Calls = {name: Counter() for name in layers}
 
     def count(name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x: Tensor = args[0] if args else kwargs["input"]
-        calls[name][_key(layer, x)] += 1
+        x = args[0] if args else kwargs.get("input")
+        if isinstance(x, Tensor):  # what else a layer with a forward of its own takes is its own affair
+            calls[name][_key(layer, x)] += 1
 
     with ExitStack() as stack:
         for name, layer in layers.items():

@@ -25,7 +25,7 @@ from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask, read_mask
 from sparsekit.planning.cache import Cache, Times
 from sparsekit.planning.fusion import find_fusions
-from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Job, Orders
+from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Call, Job, Orders
 from sparsekit.planning.layer import GAIN, LayerPlan, decide
 from sparsekit.planning.machine import describe_machine
 from sparsekit.planning.measure import measure
@@ -44,7 +44,7 @@ KEPT_IN: dict[str | None, Orders] = {
     "channels_last": "channels_last",
     "mixed": "channels_last",
 }
-"""The order of the weights of convolutions that are not replaced, which their results follow."""
+"""The order of the weights of convolutions that were measured and not replaced, which their results follow."""
 
 Masks = Mapping[str, Mask | Tensor]
 
@@ -84,13 +84,13 @@ class Plan:
             parameters = dict(fast.named_parameters(remove_duplicate=False))
             for name, mask in self.masks.items():
                 parameters[name].masked_fill_(~mask.keep, 0.0)
-            if self.order in KEPT_IN:
-                order = MEMORY_FORMATS[KEPT_IN[self.order]]
-                fast = fast.to(memory_format=order)  # type: ignore[call-overload]
             for site, layer in zip(self.sites, self.layers):
                 if layer.chosen is not None:
                     format = format_named(layer.chosen.format)
                     fast = site.put(fast, format, layer.mask, layer.chosen.kernels, layer.order)
+                elif self.order in KEPT_IN and layer.dense is not None:
+                    order = MEMORY_FORMATS[KEPT_IN[self.order]]
+                    fast.get_submodule(site.name).to(memory_format=order)  # type: ignore[call-overload]
         return fast
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
 
     Raises:
         InputError: the model refuses the inputs.
-        LayerError: the model is on the meta device, a Linear has no floating weight, or a mask names no parameter.
+        LayerError: the model is on the meta device, a layer has no floating weight, or a mask names no parameter.
         MaskError: a mask does not belong to its parameter.
     """
     _check_model(model)
@@ -154,20 +154,36 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
 def _fastest_plan(plans: Sequence[Plan], example_inputs: Any) -> Plan:
     """Run the model as it is and as each of the plans makes it; return the fastest plan.
 
-    That is one that replaces nothing where no other gains by :data:`~sparsekit.planning.layer.GAIN`.
+    That is one that replaces nothing where no other runs, or none gains by :data:`~sparsekit.planning.layer.GAIN`.
     """
     models = {AS_IS: plans[0].model, **{str(p.order): p.apply() for p in plans if any(x.chosen for x in p.layers)}}
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        stack.enter_context(torch.inference_mode())
-        times = fastest({o: partial(call_model, model, example_inputs) for o, model in models.items()}, BUDGET_S)
+        # not in inference mode: what the model itself keeps of a call could not be trained with later
+        calls = {order: partial(call_model, model, example_inputs) for order, model in models.items()}
+        errors = {order: error for order in models if order != AS_IS and (error := _error(calls[order]))}
+        times = fastest({order: call for order, call in calls.items() if order not in errors}, BUDGET_S)
     best = next(iter(times))
     if times[best] * GAIN > times[AS_IS]:
         reason = f"the whole model gains {times[AS_IS] / times[best]:.2f}x, {GAIN:g}x is needed"
+        if len(times) == 1 and errors:
+            reason = f"the model does not run with layers replaced: {next(iter(errors.values()))}"
         layers = tuple(replace(x, chosen=None, reason=x.reason or reason) for x in plans[0].layers)
         return replace(plans[0], layers=layers, order=AS_IS, seconds=times)
     return replace(next(p for p in plans if p.order == best), seconds=times)
+
+
+def _error(call: Call) -> str:
+    """What a model says that cannot run as planned, or "".
+
+    Some view a result in one order of images only, and some read what only a dense layer has.
+    """
+    try:
+        call()
+    except Exception as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
 
 
 def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> nn.Module:
@@ -179,7 +195,8 @@ def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *
 
 
 def _sites(model: nn.Module, example_inputs: Any, names: Iterable[str]) -> list[Site]:
-    fusions = {fusion.conv: fusion for fusion in find_fusions(model, example_inputs)}
+    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    fusions = {fusion.conv: fusion for fusion in find_fusions(model, example_inputs)} if convolves else {}
     return [
         ConvSite(model, name, fusions.get(name))
         if isinstance(model.get_submodule(name), nn.Conv2d)

@@ -41,7 +41,8 @@ class Site(ABC):
     def why_not(self, keys: tuple[Key, ...]) -> str:
         """Why the layer cannot be replaced, whatever it would gain, or ""."""
         layer, kind = self.layer, nn.Linear if isinstance(self.layer, nn.Linear) else nn.Conv2d
-        if type(layer).forward is not kind.forward or "forward" in vars(layer):
+        computes = ("forward", "_conv_forward")
+        if any(getattr(type(layer), n, None) is not getattr(kind, n, None) or n in vars(layer) for n in computes):
             return f"{type(layer).__name__} has a forward of its own"
         if any(vars(layer)[hooks] for hooks in HOOKS):
             return "it has hooks, which a packed layer would lose"
@@ -119,6 +120,10 @@ class ConvSite(Site):
         """See :class:`Site`."""
         conv = into.get_submodule(self.name)
         weight, bias = self._folded(into)
+        if bias is not None:
+            # frozen where all that it is made of is: a layer that needs no gradient is called directly
+            made_of = (conv.bias, *(p for name in self.fused for p in into.get_submodule(name).parameters()))
+            bias = nn.Parameter(bias, any(p is not None and p.requires_grad for p in made_of))
         by_size: dict[Size, str] = {key: name for key, name in kernels.items() if not isinstance(key, int)}
         sparse = SparseConv2d.from_packed(
             format.pack(weight, mask),

@@ -58,7 +58,7 @@ def _whole(network: Mapping[str, float]) -> str:
     """Say what one run of the whole model takes in each order of its images, the fastest first."""
     if not network:
         return ""
-    times = ", ".join(f"{order} {seconds * 1e3:.1f} ms" for order, seconds in network.items())
+    times = ", ".join(f"{order} {seconds * 1e6:.0f} us" for order, seconds in network.items())
     return f" The whole model, by the order of its images: {times}."
 
 

@@ -325,3 +325,37 @@ def test_a_layer_made_in_inference_mode_can_be_trained(family):
     x = random_weight((1, 6, 5, 5)).requires_grad_()
     layer(x).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("x_order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last, None], ids=str)
+def test_the_order_of_the_result_can_be_set(order, x_order, grad):
+    conv = dense_conv()
+    mask = conv_mask(CSR, conv.weight.shape)
+    packed = CSR.pack(conv.weight.detach(), mask)
+    layer = SparseConv2d.from_packed(packed, Convolution.of(conv), conv.bias, memory_format=order)
+    for shape in ((2, 6, 9, 7), (0, 6, 9, 7)):
+        x = random_weight(shape).to(memory_format=x_order)
+        with torch.set_grad_enabled(grad):
+            y = layer(x)
+        assert y.is_contiguous(memory_format=order or x_order)
+        assert_convolution(y.detach(), x, layer.weight, layer.convolution, layer.bias)
+    assert repr(layer) == repr(SparseConv2d.from_packed(packed, Convolution.of(conv), conv.bias))
+
+
+@pytest.mark.parametrize("order", [torch.channels_last_3d, torch.preserve_format, "channels_last"])
+def test_other_orders_are_refused(order):
+    conv = dense_conv()
+    packed = CSR.pack(conv.weight.detach(), conv_mask(CSR, conv.weight.shape))
+    with pytest.raises(LayerError, match=r"SparseConv2d: expected contiguous_format or channels_last, got "):
+        SparseConv2d.from_packed(packed, Convolution.of(conv), memory_format=order)
+
+
+def test_settings_of_one_number_are_of_both_directions():
+    conv = dense_conv()
+    conv.stride, conv.padding, conv.dilation = 2, 1, 2
+    layer, x = SparseConv2d.from_dense(conv, format=CSR), random_weight((1, 6, 9, 8))
+    with torch.no_grad():
+        assert_convolution(layer(x), x, conv.weight, Convolution(6, (3, 3), (2, 2), (1, 1, 1, 1), (2, 2)), conv.bias)
+        assert layer(x).shape == conv(x).shape

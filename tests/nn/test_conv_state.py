@@ -182,7 +182,9 @@ def test_files_of_dense_models_make_packed_layers_dense(tmp_path):
 
 
 def test_the_header_says_what_the_convolution_does(tmp_path):
-    save(compiled_net(fused=True), tmp_path / "m")
+    net = compiled_net(fused=True)
+    net.first.memory_format = torch.channels_last
+    save(net, tmp_path / "m")
     with safe_open(tmp_path / "m", framework="pt") as file:
         header = json.loads(file.metadata()["sparsekit"])
     assert header["format_version"] == 1
@@ -201,6 +203,7 @@ def test_the_header_says_what_the_convolution_does(tmp_path):
             "activation": "silu",
         },
         "padding_mode": "reflect",
+        "memory_format": "channels_last",
         "kernel_by_size": [[1, 9, 9, "some_kernel"]],
         "bias": True,
         "dtype": "float32",
@@ -271,6 +274,28 @@ def test_an_activation_that_the_model_would_apply_again_is_refused(tmp_path):
     net.first.absorbed = ()
     save(net, tmp_path / "m")
     with pytest.raises(CheckpointError, match=r"first: expected .*activation='none'.* as the model says, got .*'silu'"):
+        load(tmp_path / "m", into=Net())
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last, None], ids=str)
+def test_the_order_of_the_result_is_part_of_the_state(order, tmp_path):
+    net = compiled_net()
+    net.first.memory_format = order
+    save(net, tmp_path / "m")
+    other = compiled_net(1)
+    other.first.memory_format = torch.channels_last
+    other.load_state_dict(net.state_dict())
+    copies = (other, load(tmp_path / "m", into=Net()), load(tmp_path / "m", into=other), copy.deepcopy(net))
+    assert all(again.first.memory_format is order for again in copies)
+
+
+def test_a_header_with_an_unknown_order_is_damaged(tmp_path):
+    save(compiled_net(), tmp_path / "m")
+    with safe_open(tmp_path / "m", framework="pt") as file:
+        header = json.loads(file.metadata()["sparsekit"])
+    header["layers"]["first"]["memory_format"] = "nchw"
+    save_file(load_file(tmp_path / "m"), tmp_path / "m", metadata={"sparsekit": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="layer first: its header is damaged: KeyError"):
         load(tmp_path / "m", into=Net())
 
 

@@ -1,11 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+from sparsekit.kernels import Convolution
 from sparsekit.mask import Mask
+from sparsekit.nn.border import Border
 from sparsekit.patterns import NM, Block, Unstructured
 from sparsekit.planning import measure as module
-from sparsekit.planning.jobs import EAGER, LinearJob
+from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, ConvJob, LinearJob
 from sparsekit.planning.measure import BUDGET_S, FIRST_LOOK_S, measure
+from tests.numerics import assert_convolution
 from tests.weights import random_mask, random_weight
 
 
@@ -102,3 +108,96 @@ def test_sparsities_that_are_nearly_the_same_share_a_key():
 
     assert key(9000) == key(9010)
     assert key(1) != key(0)
+
+
+def conv_job(order="contiguous", mode="zeros", activation="relu", sparsity=0.8, dtype=torch.float32):
+    """A convolution with a ReLU behind it."""
+    conv = nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode=mode, dtype=dtype)
+    conv.weight.data = random_weight((6, 4, 3, 3), dtype)
+    mask = (
+        Mask(Unstructured().select(torch.rand(6, 4, 3, 3), sparsity)) if sparsity else Mask(torch.ones(6, 4, 3, 3) > 0)
+    )
+    conv.weight.data.masked_fill_(~mask.keep, 0.0)
+    border = Border(Convolution.of(conv, activation), mode)
+    dense = (conv, nn.ReLU(inplace=True)) if activation == "relu" else (conv,)
+    return ConvJob(conv.weight.detach(), mask, conv.bias.detach(), 0, border, (2, 7, 8), order, dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize("order", MEMORY_FORMATS)
+def test_every_way_to_convolve_computes_the_same_in_the_order_that_is_asked(order, mode, dtype):
+    job = conv_job(order, mode, dtype=dtype)
+    before = torch.get_rng_state()
+    x = job.example()
+    assert (x.shape, x.dtype) == ((2, 4, 7, 8), dtype)
+    assert x.is_contiguous(memory_format=MEMORY_FORMATS[order])
+    calls = job.calls(x)
+    assert {AS_IS, "dense_conv_reference", "dense_conv_channels_last"} < set(calls)
+    assert ("csr_conv_native" in calls) == (dtype is torch.float32)
+    for call in calls.values():
+        y = call()
+        assert y.is_contiguous(memory_format=MEMORY_FORMATS[order])
+        assert_convolution(y, job.border.around(x), job.weight, job.border.inner, job.bias)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_layers_as_they_are_stay_as_they_are():
+    job = conv_job("channels_last")
+    conv = job.dense[0].train()
+    job.calls(job.example())[AS_IS]()
+    assert conv.weight.is_contiguous()
+    assert conv.training
+
+
+def test_without_zeros_no_sparse_convolution_is_measured():
+    assert all(
+        name.startswith("dense_") or name == AS_IS for name in conv_job(sparsity=0.0).calls(conv_job().example())
+    )
+
+
+def test_a_convolution_as_it_is_is_measured_at_length(monkeypatch):
+    seen = []
+
+    def fastest(candidates, budget_s, before):
+        seen.append(set(candidates))
+        return {name: 1.0 if name == "csr_conv_native" else 100.0 for name in candidates}
+
+    monkeypatch.setattr(module, "fastest", fastest)
+    assert set(measure(conv_job())) == seen[0]
+    assert seen[1] == {"csr_conv_native", AS_IS}
+
+
+def other(job, **changes):
+    """The job with another convolution of the same weight."""
+    return replace(job, border=Border(replace(job.border.convolution, **changes), job.border.mode))
+
+
+def test_the_key_of_a_convolution_tells_apart_what_runs_at_another_speed():
+    job, double = conv_job(), conv_job(dtype=torch.float64)
+    norm = nn.BatchNorm2d(6)
+    keys = [
+        job.key,
+        double.key,
+        conv_job("channels_last").key,
+        conv_job(mode="reflect").key,
+        conv_job(activation="silu").key,
+        conv_job(sparsity=0.9).key,
+        conv_job(sparsity=0.0).key,
+        replace(job, size=(1, 7, 8)).key,
+        replace(job, size=(2, 8, 7)).key,
+        replace(job, bias=None).key,
+        replace(job, others=1000).key,
+        replace(job, dense=(job.dense[0], norm, job.dense[1])).key,
+        replace(job, dense=job.dense[:1]).key,
+        replace(job, mask=Mask(torch.zeros(6, 4, 3, 3) > 0, Block(1, 4))).key,
+        other(job, stride=(2, 1)).key,
+        other(job, padding=(1, 2, 2, 2)).key,
+        other(job, dilation=(1, 2)).key,
+        replace(job, weight=job.weight[:, :2]).key,
+        LinearJob(job.weight.flatten(1), Mask(job.mask.keep.flatten(1)), job.bias, 0, 2).key,
+    ]
+    grouped = Border(Convolution(8, (3, 3), groups=2), "zeros")
+    keys += [replace(job, border=grouped).key, replace(job, border=Border(replace(grouped.convolution, groups=4))).key]
+    assert len(set(keys)) == len(keys)
+    assert conv_job().key == job.key

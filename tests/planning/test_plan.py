@@ -74,11 +74,12 @@ def test_given_masks_are_applied_whether_or_not_the_weights_are_zero(measured):
 
 def test_masks_of_layers_that_stay_are_applied_too(measured):
     times, _ = measured
-    for name in ("csr_mv_native", "csr_mm_native"):
+    for name in ("csr_mv_native", "csr_mm_native", "csr_conv_native"):
         times[name] = 99.0
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)).eval()
     masks = {name: torch.rand_like(p) > 0.5 for name, p in model.named_parameters() if p.dim() > 1}
     fast = compile(model, torch.randn(2, 1, 4, 4), masks)
+    assert type(fast[0]) is nn.Conv2d
     assert torch.equal(fast[0].weight, model[0].weight * masks["0.weight"])
     assert type(fast[2]) is nn.Linear
     assert torch.equal(fast[2].weight, model[2].weight * masks["2.weight"])
@@ -160,6 +161,27 @@ def test_a_linear_with_a_forward_of_its_own_stays(measured):
     assert layer.chosen is None
 
 
+@pytest.mark.parametrize(
+    ("layer", "x"), [(nn.Linear(4, 4), torch.ones(2, 4)), (nn.Conv2d(4, 4, 1), torch.ones(2, 4, 3, 3))]
+)
+def test_a_forward_of_its_own_takes_what_it_likes(measured, layer, x):
+    class Other(type(layer)):
+        def forward(self, pairs):
+            return pairs["x"]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.other = layer
+            self.other.__class__ = Other
+
+        def forward(self, x):
+            return self.other({"x": x}) + self.other(pairs={"x": x})
+
+    (found,) = plan(Outer(), x).layers
+    assert found.reason == "Other has a forward of its own"
+
+
 def test_a_linear_that_others_have_changed_stays(measured):
     patched, hooked = nn.Linear(4, 4), nn.Linear(4, 4)
     patched.forward = lambda x: 2 * nn.Linear.forward(patched, x)
@@ -224,6 +246,15 @@ def test_a_model_that_is_a_linear(measured):
     masks = sk.prune(linear, sk.Magnitude(), sparsity=0.9)
     assert isinstance(compile(linear, torch.randn(3, 20)), SparseLinear)
     assert isinstance(compile(linear, torch.randn(3, 20), masks), SparseLinear)
+
+
+def test_a_model_without_convolutions_runs_once(measured):
+    model, _ = pruned()
+    runs = []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    found = plan(model, torch.randn(2, 20))
+    assert len(runs) == 1
+    assert (found.order, found.seconds) == (None, {})
 
 
 def test_a_batch_of_none_is_not_measured(measured):

@@ -45,5 +45,22 @@ def test_names_are_not_taken_for_markup(measured):
     assert all(name in text for name in ("[bold]", "[/]", "x[0]"))
 
 
+def test_sizes_of_images_and_times_of_the_whole_model(measured):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(conv, nn.MaxPool2d(2), conv, conv)
+    sk.prune(model, sk.Magnitude(), sparsity=0.8)
+    text = " ".join(str(plan(model, torch.randn(2, 4, 8, 6))).split())
+    assert "2 * 2x4x3, 2x8x6" in text
+    assert "csr_conv_native" in text
+    assert "1 of 1 layers run sparse" in text
+    times = "contiguous 4000000 us, mixed 5000000 us, channels_last 6000000 us, as it is 10000000 us."
+    assert f"The whole model, by the order of its images: {times}" in text
+
+
+def test_without_convolutions_no_whole_model_is_timed(measured):
+    assert "whole model" not in str(plan(nn.Linear(20, 8), torch.randn(6, 20)))
+
+
 def test_a_plan_of_nothing(measured):
     assert "Nothing was measured" in str(plan(nn.ReLU(), torch.randn(6, 4)))
