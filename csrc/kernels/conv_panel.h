@@ -74,11 +74,11 @@ class ConvLayout {
   ConvShape shape;
   ConvSize size;
   int64_t out_height, out_width;  // of a flat image: its vectors, and their lanes
-  int width;              // lanes of a vector
-  int rows;               // output rows of a panel
-  int64_t bands, strips;  // bands of rows in an image; strips in all
-  bool flat;              // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
-  int64_t plane;          // pixels of an output
+  int width;                      // lanes of a vector
+  int rows;                       // output rows of a panel
+  int64_t bands, strips;          // bands of rows in an image; strips in all
+  bool flat;                      // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
+  int64_t plane;                  // pixels of an output
   // The remainders that input rows leave when divided by the stride, where a tap reads such rows.
   int64_t phases[kMostKernelSide];
   int64_t phase_count;

@@ -22,7 +22,7 @@ from sparsekit.kernels.candidates import conv_candidates
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 
-BUDGET_S = 2.0
+BUDGET_S = 0.8
 LAST = " NHWC"
 LAYOUTS = {"": torch.contiguous_format, LAST: torch.channels_last}
 """What is written behind a kernel's name, and the memory order of the images that it got."""

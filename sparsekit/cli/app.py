@@ -185,6 +185,8 @@ def bench(quick: bool, training: bool, conv: bool, output: Path | None, as_json:
             rows = list(bench.run_training(problems, status.update))
         elif conv:
             rows = list(bench.run_conv(bench.QUICK_CONV_CASES if quick else bench.CONV_CASES, status.update))
+            if output:  # a long run: what there is so far outlives what comes
+                bench.Results(tuple(rows)).save(output)
             rows += [] if quick else bench.run_networks(bench.NETWORK_CASES, status.update)
         else:
             rows = list(bench.run_linear(bench.QUICK_PROBLEMS if quick else bench.PROBLEMS, status.update))

@@ -193,7 +193,7 @@ class ConvKernel(Runs[ConvProblem]):
             ``bias`` ``(out,)`` or None, of the weight's dtype and device; ``x`` may have any strides. ``y``
             ``(N, out, H', W')`` lies in memory in NCHW or in channels_last order, whichever the kernel writes, and
             belongs to the caller. What the kernel derives from the weight is done once, in ``bind``, which copies
-            the packed tensors or keeps them alive. The caller has checked the images (:meth:`Convolution.check_images`).
+            the packed tensors or keeps them alive. The images have been checked (:meth:`Convolution.check_images`).
     """
 
     bind: Callable[[Format, Convolution], Multiply]

@@ -17,13 +17,7 @@ from sparsekit.formats import Format
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.binding import Bound, version
 from sparsekit.kernels.candidates import conv_candidates
-from sparsekit.kernels.convolution import (
-    ConvKernel,
-    Convolution,
-    ConvProblem,
-    Size,
-    in_order_of,
-)
+from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size, in_order_of
 from sparsekit.mask import Mask
 from sparsekit.nn.border import Border, PaddingMode
 from sparsekit.nn.choice import by_measurement, conv_by_rule, pack_as
@@ -85,6 +79,8 @@ class SparseConv2d(PackedLayer):
         self.convolution, self.padding_mode, self.memory_format = convolution, padding_mode, memory_format
         self._border = Border(convolution, padding_mode)
         self.in_channels, self.out_channels = convolution.in_channels, packed.rows
+        for name in ("kernel_size", "stride", "dilation", "groups"):  # some models read these of their layers
+            setattr(self, name, getattr(convolution, name))
         if bias is not None:
             check_bias(bias, packed.values, packed.rows, type(self).__name__)
 

@@ -53,7 +53,10 @@ EDGES = {
     "a stride beyond the kernel": (Convolution(4, (3, 2), (7, 9), (1, 0, 2, 1)), (1, 50, 50)),
     "many channels, wide dilation": (Convolution(700, (3, 3), dilation=(30, 1)), (1, 61, 4)),
     "columns narrower than a vector": (Convolution(5, (3, 3), padding=(1, 1, 1, 1)), (7, 9, 1)),
-    "1x1 that keeps the number of pixels and not their places": (Convolution(3, (1, 1), (2, 2), (0, 0, 0, 2)), (1, 16, 1)),
+    "1x1 that keeps the number of pixels and not their places": (
+        Convolution(3, (1, 1), (2, 2), (0, 0, 0, 2)),
+        (1, 16, 1),
+    ),
     "one pixel": (Convolution(33, (1, 1)), (3, 1, 1)),
     "one row": (Convolution(3, (1, 7), padding=(0, 0, 3, 3)), (2, 1, 100)),
     "padding beyond the image": (Convolution(2, (7, 7), padding=(6, 6, 6, 6)), (1, 1, 2)),

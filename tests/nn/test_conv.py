@@ -359,3 +359,10 @@ def test_settings_of_one_number_are_of_both_directions():
     with torch.no_grad():
         assert_convolution(layer(x), x, conv.weight, Convolution(6, (3, 3), (2, 2), (1, 1, 1, 1), (2, 2)), conv.bias)
         assert layer(x).shape == conv(x).shape
+
+
+def test_a_layer_says_what_models_ask_of_theirs():
+    conv = torch.nn.Conv2d(4, 6, (3, 5), (2, 1), (1, 2), (1, 2), groups=2)
+    sparse = SparseConv2d.from_dense(conv)
+    for name in ("kernel_size", "stride", "dilation", "groups", "in_channels", "out_channels", "padding_mode"):
+        assert getattr(sparse, name) == getattr(conv, name)

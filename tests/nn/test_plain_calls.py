@@ -71,6 +71,8 @@ def test_a_kernel_refuses_an_image_that_is_smaller_than_its_weight():
 @pytest.mark.parametrize("step", [1, 2])
 def test_whole_kernels_that_are_all_gone_leave_the_bias(step):
     conv = torch.nn.Conv2d(3, 5, 3, step, 1)
-    sparse = sk.nn.SparseConv2d.from_dense(conv, sk.Mask(torch.zeros_like(conv.weight, dtype=torch.bool), KernelSlice()))
+    sparse = sk.nn.SparseConv2d.from_dense(
+        conv, sk.Mask(torch.zeros_like(conv.weight, dtype=torch.bool), KernelSlice())
+    )
     y = sparse(torch.randn(2, 3, 7, 8))
     assert torch.equal(y, conv.bias.detach()[:, None, None].expand_as(y))
