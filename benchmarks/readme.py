@@ -105,7 +105,7 @@ def networks_table() -> str:
 
 def conv_results() -> dict:
     """What ``sparsekit bench --conv --output benchmarks/results/conv`` wrote."""
-    others = ("peers.json", "cnn.json")
+    others = ("bounds.json", "cnn.json", "peers.json")
     path = next(path for path in sorted((RESULTS / "conv").glob("*.json")) if path.name not in others)
     return json.loads(path.read_text())
 

@@ -48,6 +48,9 @@ ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, bool whole
   }
   bands = ceil_div(out_height, rows);
   strips = strips_of(rows);
+  // Where it takes no more strips, a band begins one of its own: two threads then never write one line of y.
+  const int64_t whole = ceil_div(out_width, width);
+  pitch = whole * bands * size.batch == strips ? whole * width : out_width;
   const int64_t step = shape.stride[0];
   int64_t last = 0;
   phase_count = 0;
@@ -67,21 +70,21 @@ ConvLayout::ConvLayout(const ConvShape& given, const ConvSize& input, bool whole
 }
 
 int ConvLayout::rows_of(int64_t strip) const {
-  const int64_t first = strip * width / out_width, last = ((strip + 1) * width - 1) / out_width;
+  const int64_t first = strip * width / pitch, last = ((strip + 1) * width - 1) / pitch;
   // Only the last band of an image is lower than the others.
   if (first != last || first % bands + 1 != bands) return rows;
   return static_cast<int>(out_height - (bands - 1) * rows);
 }
 
 int ConvLayout::segments(int64_t strip, ConvSegment* found) const {
-  const int64_t all = size.batch * bands * out_width;
+  const int64_t all = size.batch * bands * pitch;
   int count = 0;
-  for (int lane = 0; lane < width && strip * width + lane < all;) {
+  for (int64_t lane = 0; lane < width && strip * width + lane < all;) {
     const int64_t place = strip * width + lane;
-    const int64_t band = place / out_width, column = place % out_width;
-    const int end = static_cast<int>(std::min<int64_t>(width, lane + out_width - column));
-    found[count++] = {lane, end, band / bands, band % bands * rows, column};
-    lane = end;
+    const int64_t band = place / pitch, column = place % pitch;
+    const int64_t end = std::min<int64_t>(width, lane + out_width - column);
+    found[count++] = {static_cast<int>(lane), static_cast<int>(end), band / bands, band % bands * rows, column};
+    lane += pitch - column;
   }
   return count;
 }

@@ -76,6 +76,7 @@ class ConvLayout {
   int64_t out_height, out_width;  // of a flat image: its vectors, and their lanes
   int width;                      // lanes of a vector
   int rows;                       // output rows of a panel
+  int64_t pitch;                  // lanes from one band to the next, at least its columns
   int64_t bands, strips;          // bands of rows in an image; strips in all
   bool flat;                      // a 1 x 1 convolution that sees an image as one row, cut into rows of one vector
   int64_t plane;                  // pixels of an output
