@@ -74,18 +74,29 @@ def training_table() -> str:
 
 
 def conv_table() -> str:
-    """The layers: one line per layer, pattern, batch and number of threads."""
+    """One image on one thread, a line per layer and pattern, and how the other settings compare with that."""
     report = conv_results()
-    rows = [row for row in report["rows"] if row["kernel"] != "compile"]
-    columns = sorted({row["sparsity"] for row in rows})
-    lines = ["| convolution | batch | threads | best dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
-    lines.append("|---|--:|--:|--:|" + "--:|" * len(columns))
-    for case, threads in dict.fromkeys((row["case"], row["threads"]) for row in rows):
-        found = [row for row in rows if (row["case"], row["threads"]) == (case, threads)]
-        cells = [fastest([row for row in found if row["sparsity"] == s]) for s in columns]
-        (name, batch), dense = case.split(" batch "), found[0]["dense_seconds"] * 1e3
-        lines.append(f"| {name} | {batch} | {threads} | {dense:.2f} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Measured on {machine(report)}."])
+    best: dict = {}  # by batch and threads: by case and sparsity, the fastest kernel's row
+    for row in (row for row in report["rows"] if row["kernel"] != "compile"):
+        name, batch = row["case"].split(" batch ")
+        found = best.setdefault((int(batch), row["threads"]), {})
+        if row["speedup"] > found.get((name, row["sparsity"]), {"speedup": 0.0})["speedup"]:
+            found[name, row["sparsity"]] = row
+    one = best.pop((1, 1))
+    columns = sorted({sparsity for _, sparsity in one})
+    lines = ["| convolution, 1 image, 1 thread | best dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
+    lines.append("|---|--:|" + "--:|" * len(columns))
+    for name in dict.fromkeys(name for name, _ in one):
+        rows = [one.get((name, sparsity)) for sparsity in columns]
+        dense = next(row["dense_seconds"] for row in rows if row) * 1e3
+        cells = [f"{row['speedup']:.2f}x" if row else "" for row in rows]
+        lines.append(f"| {name} | {dense:.2f} | " + " | ".join(cells) + " |")
+    shares = []
+    for (batch, threads), rows in sorted(best.items()):
+        share = statistics.geometric_mean(row["speedup"] / one[key]["speedup"] for key, row in rows.items())
+        shares.append(f"{batch} image{'s' * (batch > 1)} on {threads} thread{'s' * (threads > 1)} {share:.2f}")
+    lines += ["", f"Of these speedups the other settings have, on geometric average: {', '.join(shares)}."]
+    return "\n".join([*lines, "", f"Measured on {machine(report)}; every row is in `benchmarks/results/conv/`."])
 
 
 def networks_table() -> str:
