@@ -90,14 +90,18 @@ class DSnoT(Solver):
 
 
 def _groups_are_free(pattern: Pattern, shape: tuple[int, ...]) -> bool:
-    """Whether a mask stays legal when each group keeps consecutive units, from another place on than its neighbour."""
+    """Whether a mask stays legal when the choice of each group moves round by another number of places.
+
+    Moved are the choice that the pattern makes and one of consecutive units: either alone may stay legal by chance.
+    """
     span = pattern.span(shape)
     units = pattern.pool(pattern.choose(torch.zeros(shape), 0).double()) > 0
     if units.shape[1] % span or units.numel() == 0:
         return units.numel() == 0
-    groups = units.reshape(-1, span).sort(dim=1, descending=True).values
+    groups = units.reshape(-1, span)
     places = (torch.arange(span) + torch.arange(len(groups)).unsqueeze(1)) % span
-    return pattern.admits(pattern.spread(groups.gather(1, places).reshape(units.shape), shape))
+    moved = (choice.gather(1, places) for choice in (groups, groups.sort(dim=1, descending=True).values))
+    return all(pattern.admits(pattern.spread(choice.reshape(units.shape), shape)) for choice in moved)
 
 
 class Swaps:
