@@ -190,8 +190,7 @@ class SparseConv2d(PackedLayer):
         # on meta: nothing is drawn at random only to be written over
         dense = conv2d_of(self.convolution, self.out_channels, self.bias is not None, self.padding_mode, self.label)
         dense.weight = nn.Parameter(self.weight)
-        if self.bias is not None:
-            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        dense.register_parameter("bias", bias_of(self))
         after = {"relu": nn.ReLU, "silu": nn.SiLU}.get(self.convolution.activation)
         return (nn.Sequential(dense, after()) if after else dense).train(self.training)
 

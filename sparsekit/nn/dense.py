@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -43,7 +45,11 @@ def mask_of(weight: Tensor, mask: Mask | Tensor | None) -> Mask:
     return mask
 
 
-def bias_of(layer: nn.Linear | nn.Conv2d) -> nn.Parameter | None:
+class _Biased(Protocol):
+    bias: nn.Parameter | None
+
+
+def bias_of(layer: nn.Linear | nn.Conv2d | _Biased) -> nn.Parameter | None:
     """Return a copy of the bias of ``layer`` that asks for a gradient where that one does, or None."""
     if layer.bias is None:
         return None

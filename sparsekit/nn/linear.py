@@ -164,8 +164,7 @@ class SparseLinear(PackedLayer):
         # on meta: nothing is drawn at random only to be written over
         dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         dense.weight = nn.Parameter(self.weight)
-        if self.bias is not None:
-            dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        dense.register_parameter("bias", bias_of(self))
         return dense.train(self.training)
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
