@@ -98,9 +98,12 @@ class Kernel(Runs[Problem]):
             ``(rows,)`` or None, of the weight's dtype and device; ``x`` may have any strides. What the kernel
             derives from the weight (validation, reordering, pointers) is done once, in ``bind``, which keeps the
             packed tensors alive.
+        activations: what the kernel can apply to its result on its own; ``bind`` takes the name of any but "none" as a
+            second argument.
     """
 
-    bind: Callable[[Format], Multiply]
+    bind: Callable[..., Multiply]
+    activations: tuple[str, ...] = ("none",)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def test_names_tell_format_operation_and_backend_and_are_unique():
     names = [kernel.name for kernel in KERNELS]
     assert len(set(names)) == len(names)
     for kernel in KERNELS:
-        assert re.fullmatch(rf"{kernel.format.name}_(mv|mm|linear)_(native|reference|onednn|mkl)", kernel.name)
+        assert re.fullmatch(
+            rf"{kernel.format.name}_(mv|mm|linear)_(native|reference|onednn|mkl|triton|cuda|cusparselt)", kernel.name
+        )
 
 
 def test_every_format_has_a_reference_that_comes_after_the_sparse_kernels():
@@ -51,7 +53,7 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
 def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():
     names = [kernel.name for kernel in GRADIENT_KERNELS]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(rf"{k.format.name}_gradients_(native|reference)", k.name) for k in GRADIENT_KERNELS)
+    assert all(re.fullmatch(rf"{k.format.name}_gradients_(native|reference|triton)", k.name) for k in GRADIENT_KERNELS)
     assert GRADIENT_KERNELS[-len(FORMATS) :] == REFERENCE_GRADIENT_KERNELS
     assert {kernel.format for kernel in REFERENCE_GRADIENT_KERNELS} == set(FORMATS)
 

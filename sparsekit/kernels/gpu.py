@@ -1,0 +1,92 @@
+"""What a GPU is to a kernel: what has to be known of it before a launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from sparsekit.formats.base import Refusal
+from sparsekit.kernels.base import PackedProblem
+
+OLDEST = (8, 0)
+"""The oldest compute capability that the kernels are written for."""
+
+DEVICES = ("cuda",)
+"""Types of devices that GPU kernels do not refuse. The tests add the CPU, where an interpreter runs them."""
+
+MOST_ELEMENTS = 2**31
+"""A tensor of so many elements or more has places that 32 bits do not reach."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One model of GPU.
+
+    Args:
+        name: as the driver knows it.
+        capability: compute capability, (major, minor).
+        multiprocessors: how many there are.
+        shared_bytes: shared memory that one block of threads can have.
+        cache_bytes: of the second-level cache.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_bytes: int
+    cache_bytes: int
+
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 232_448, 50 << 20)
+"""What an interpreter on the CPU stands in for."""
+
+
+@cache
+def gpu_of(device: torch.device) -> Gpu:
+    """Return the GPU at ``device``; a CPU, where only an interpreter runs a GPU's code, stands in for an H100."""
+    if device.type != "cuda":
+        return H100
+    found = torch.cuda.get_device_properties(device)
+    return Gpu(
+        found.name,
+        (found.major, found.minor),
+        found.multi_processor_count,
+        getattr(found, "shared_memory_per_block_optin", H100.shared_bytes),
+        getattr(found, "L2_cache_size", H100.cache_bytes),
+    )
+
+
+def refuses_gpu(
+    problem: PackedProblem, dtypes: tuple[torch.dtype, ...], oldest: tuple[int, int] = OLDEST
+) -> Refusal | None:
+    """Return why no kernel for GPUs runs ``problem``, or None.
+
+    Args:
+        problem: what is to be computed.
+        dtypes: what the kernel runs.
+        oldest: the oldest compute capability that has what the kernel uses.
+    """
+    if problem.device.type not in DEVICES:
+        return Refusal(f"it runs on CUDA devices, not on {problem.device}")
+    if torch.version.hip is not None:
+        return Refusal("it runs on NVIDIA GPUs, and this torch is built for AMD's")
+    gpu = gpu_of(problem.device)
+    if gpu.capability < oldest:
+        have, want = (".".join(map(str, pair)) for pair in (gpu.capability, oldest))
+        return Refusal(f"it needs a GPU of compute capability {want} or newer, and {gpu.name} has {have}")
+    if problem.dtype not in dtypes:
+        runs, asked = (", ".join(str(d).removeprefix("torch.") for d in of) for of in (dtypes, (problem.dtype,)))
+        return Refusal(f"it runs {runs}, not {asked}")
+    if not problem.packed.rows or not problem.packed.columns:
+        return Refusal("it needs a weight that is not empty")
+    return None
+
+
+def refuses_sizes(**elements: int) -> Refusal | None:
+    """Return a refusal where one of the tensors, given with its number of elements, has places beyond 32 bits."""
+    for name, count in elements.items():
+        if count >= MOST_ELEMENTS:
+            return Refusal(f"it counts places in 32 bits, and {name} has {count} elements, not fewer than 2**31")
+    return None

@@ -1,0 +1,69 @@
+"""Whether Triton is there, and one launch of one of its programs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sparsekit.formats.base import Refusal
+from sparsekit.kernels.base import PackedProblem
+from sparsekit.kernels.gpu import refuses_gpu
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a program, with all that it is given: what is run on a GPU, and compiled ahead where there is none.
+
+    Args:
+        program: ``<file>.<function>`` in ``programs/``.
+        grid: blocks of threads, in up to three directions.
+        arguments: tensors, numbers and None, in the order of the program's parameters.
+        constants: by name, what the program is compiled for, ``num_warps`` and ``num_stages`` included.
+    """
+
+    program: str
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Start the program on the current stream of the tensors' device."""
+        device = next(a.device for a in self.arguments if isinstance(a, torch.Tensor))
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            self.function()[self.grid](*self.arguments, **self.constants)
+            return
+        with torch.cuda.device(device):
+            self.function()[self.grid](*self.arguments, **self.constants)
+
+    def compile(self) -> Any:
+        """Compile for the current target and return the compiled kernel, without a launch."""
+        return self.function().warmup(*self.arguments, grid=self.grid, **self.constants)
+
+    def function(self) -> Any:
+        """Return the program as Triton knows it."""
+        file, name = self.program.split(".")
+        return getattr(importlib.import_module(f"sparsekit.kernels.triton.programs.{file}"), name)
+
+
+def refuses(problem: PackedProblem, *dtypes: torch.dtype) -> Refusal | None:
+    """Return why no Triton kernel runs ``problem``: not installed, not one of ``dtypes``, or not on such a GPU."""
+    if importlib.util.find_spec("triton") is None:
+        return Refusal("Triton is not installed; pip install 'sparsekit[triton]' does so")
+    return refuses_gpu(problem, dtypes)
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How exact the products of a ``tl.dot`` are: float32 as PyTorch's own matrix products are set, else as they are.
+
+    ``torch.set_float32_matmul_precision("high")`` allows tf32.
+    """
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return "ieee" if exact else "tf32"
