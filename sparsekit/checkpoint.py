@@ -25,13 +25,11 @@ from sparsekit.batches import expect_module
 from sparsekit.errors import CheckpointError, FormatError, InputError, LayerError
 from sparsekit.formats import format_named
 from sparsekit.nn import PackedLayer, SparseLinear, layer_named, module_at, replace_module
+from sparsekit.nn.activation import activation_of
 from sparsekit.nn.packed import PREFIX
 
 FORMAT_VERSION = 1
 _EXTRA = "_extra_state"
-ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.SiLU, nn.Identity)
-"""The layers that a packed one may do the work of, and what is left of them."""
-
 Header = dict[str, Any]
 
 
@@ -195,7 +193,7 @@ def _with_layers(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{source}: layer {name}: its header is damaged: {error!r}") from error
         model = replace_module(model, name, new)
-        for gone in getattr(new, "absorbed", ()):
+        for gone in new.absorbed if isinstance(new, PackedLayer) else ():
             model = _without(source, model, gone)
     return model
 
@@ -206,9 +204,10 @@ def _without(source: str, model: nn.Module, name: str) -> nn.Module:
         old = module_at(model, name)
     except LayerError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    if not isinstance(old, ABSORBED):
-        known = ", ".join(kind.__name__ for kind in ABSORBED)
-        raise CheckpointError(f"{source}: layer {name}: expected one of {known}, got {type(old).__name__}")
+    if not isinstance(old, nn.BatchNorm2d | nn.Identity) and activation_of(old) is None:
+        raise CheckpointError(
+            f"{source}: layer {name}: expected a BatchNorm2d, an activation or an Identity, got {type(old).__name__}"
+        )
     return model if isinstance(old, nn.Identity) else replace_module(model, name, nn.Identity().train(old.training))
 
 
@@ -225,7 +224,7 @@ def _layer(name: str, entry: Header, tensors: Mapping[str, Tensor], old: nn.Modu
     if str(packed.values.dtype) != f"torch.{entry['dtype']}":
         raise LayerError(f"expected {entry['dtype']} values as the header says, got {packed.values.dtype}")
     new = cls.rebuild(packed, None if bias is None else bias.clone(), entry, old)
-    new.layer_name = name
+    new.layer_name, new.absorbed = name, tuple(str(gone) for gone in entry.get("absorbed", ()))
     if new.bias is not None and old.bias is not None:
         new.bias.requires_grad_(old.bias.requires_grad)
     stored = old.packed.values if isinstance(old, PackedLayer) else old.weight

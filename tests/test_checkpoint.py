@@ -141,6 +141,7 @@ def test_the_header_is_plain_and_versioned(tmp_path):
         "format": "csr",
         "integers": {"rows": 24, "columns": 16},
         "kernel_by_batch": {"128": "some_kernel"},
+        "activation": "none",
         "in_features": 16,
         "out_features": 24,
         "bias": True,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsekit.errors import KernelError
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import activated
 
 Multiply = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -104,6 +105,15 @@ class Kernel(Runs[Problem]):
 
     bind: Callable[..., Multiply]
     activations: tuple[str, ...] = ("none",)
+
+    def bind_with(self, packed: Format, activation: str) -> Multiply:
+        """Bind a weight so that ``activation`` is applied to every result, by the kernel itself where it can."""
+        if activation == "none":
+            return self.bind(packed)
+        if activation in self.activations:
+            return self.bind(packed, activation)
+        multiply = self.bind(packed)
+        return lambda x, bias: activated(multiply(x, bias), activation)
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,12 @@ class Bound:
         """What gradient kernels derived from the places of the kept weights; it outlives a change of the values."""
         self._bound: dict[Hashable, tuple[Runs[Any], Any]] = {}
 
-    def multiply(self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel]) -> Multiply:
-        """Return the bound multiply for ``batch``; see :func:`select`."""
+    def multiply(
+        self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel], activation: str = "none"
+    ) -> Multiply:
+        """Return the bound multiply for ``batch``, ``activation`` applied; see :func:`select`."""
         kernel = select(Problem(self.packed, batch, torch.get_num_threads()), names, kernels)
-        return self._once(kernel, kernel.name, lambda: kernel.bind(self.packed))
+        return self._once(kernel, (kernel.name, activation), lambda: kernel.bind_with(self.packed, activation))
 
     def convolve(
         self, convolution: Convolution, size: Size, names: Mapping[Size, str], kernels: Iterable[ConvKernel]

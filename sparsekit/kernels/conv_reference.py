@@ -7,15 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsekit.formats import FORMATS, Format
+from sparsekit.kernels.activation import activated
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Pair
-
-
-def activated(y: Tensor, activation: str) -> Tensor:
-    """Apply ``activation`` to ``y``, which nobody else holds, in place."""
-    if activation == "relu":
-        return y.relu_()
-    return F.silu(y, inplace=True) if activation == "silu" else y
 
 
 def padded_apart(x: Tensor, convolution: Convolution) -> tuple[Tensor, Pair]:

@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparsekit.formats import Dense
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 
 Prepare = Callable[[Tensor, int], Multiply]
 
+_ATTRIBUTES = {
+    "none": ("none", ""),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+}
+"""What oneDNN calls an activation, and the way it is computed."""
 
-def _onednn(weight: Tensor, batch: int) -> Multiply:
+
+def _onednn(weight: Tensor, batch: int, activation: str = "none") -> Multiply:
+    attribute, way = _ATTRIBUTES[activation]
     prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None:
             bias = bias.contiguous()  # oneDNN reads it as if it were
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, attribute, [], way)
         return y
 
     return multiply
@@ -78,7 +90,11 @@ def _refuses_mkl(problem: Problem) -> Refusal | None:
     return _refuses(problem, "MKL", there, (torch.float32,))
 
 
-DENSE_ONEDNN = Kernel("dense_linear_onednn", Dense, _refuses_onednn, lambda packed: _bind(packed, _onednn))
+def _bind_onednn(packed: Format, activation: str = "none") -> Multiply:
+    return _bind(packed, partial(_onednn, activation=activation))
+
+
+DENSE_ONEDNN = Kernel("dense_linear_onednn", Dense, _refuses_onednn, _bind_onednn, ACTIVATIONS)
 """Cost: 2 FLOP per weight and token; a second copy of the weight in oneDNN's order."""
 
 DENSE_MKL = Kernel("dense_linear_mkl", Dense, _refuses_mkl, lambda packed: _bind(packed, _mkl))

@@ -19,6 +19,7 @@ from sparsekit.kernels.binding import Bound, version
 from sparsekit.kernels.candidates import conv_candidates
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size, in_order_of
 from sparsekit.mask import Mask
+from sparsekit.nn.activation import module_of
 from sparsekit.nn.border import Border, PaddingMode
 from sparsekit.nn.choice import by_measurement, conv_by_rule, pack_as
 from sparsekit.nn.dense import bias_of, conv2d_of, mask_of, weight_of
@@ -74,8 +75,6 @@ class SparseConv2d(PackedLayer):
             raise LayerError(f"{type(self).__name__}: expected contiguous_format or channels_last, got {memory_format}")
         super().__init__(packed, bias, kernels, trainable)
         self.kernel_by_size = dict(kernel_by_size or {})
-        self.absorbed: tuple[str, ...] = ()
-        """Names, in the model, of the layers whose work this one does; ``nn.Identity`` stands in their places."""
         self.convolution, self.padding_mode, self.memory_format = convolution, padding_mode, memory_format
         self._border = Border(convolution, padding_mode)
         self.in_channels, self.out_channels = convolution.in_channels, packed.rows
@@ -191,8 +190,8 @@ class SparseConv2d(PackedLayer):
         dense = conv2d_of(self.convolution, self.out_channels, self.bias is not None, self.padding_mode, self.label)
         dense.weight = nn.Parameter(self.weight)
         dense.register_parameter("bias", bias_of(self))
-        after = {"relu": nn.ReLU, "silu": nn.SiLU}.get(self.convolution.activation)
-        return (nn.Sequential(dense, after()) if after else dense).train(self.training)
+        after = module_of(self.convolution.activation)
+        return (nn.Sequential(dense, after) if after else dense).train(self.training)
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
@@ -238,17 +237,16 @@ class SparseConv2d(PackedLayer):
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint has to know beside the tensors, as JSON types."""
-        absorbed = {"absorbed": list(self.absorbed)} if self.absorbed else {}
-        return {"layer": self.kind, **super().describe(), "out_channels": self.out_channels, **absorbed}
+        return {"layer": self.kind, **super().describe(), "out_channels": self.out_channels}
 
     @classmethod
     def rebuild(cls, packed: Format, bias: Tensor | None, entry: Mapping[str, Any], old: nn.Module) -> Self:
         """Return the layer that :meth:`describe` described, in the place of ``old``."""
         assert isinstance(old, nn.Conv2d | SparseConv2d)
         convolution = Convolution.from_json(entry["convolution"])
-        absorbed, mode = tuple(str(name) for name in entry.get("absorbed", ())), entry["padding_mode"]
+        absorbs, mode = bool(entry.get("absorbed")), entry["padding_mode"]
         before, has_bias = Convolution.of(old) if isinstance(old, nn.Conv2d) else old.convolution, old.bias is not None
-        if absorbed and (isinstance(old, nn.Conv2d) or not old.absorbed):  # what was absorbed stands behind the old one
+        if absorbs and (isinstance(old, nn.Conv2d) or not old.absorbed):  # what was absorbed stands behind the old one
             before, has_bias = replace(before, activation=convolution.activation), has_bias or bias is not None
         expect_alike(
             "(out, bias)",
@@ -261,9 +259,7 @@ class SparseConv2d(PackedLayer):
         order = _order_named(entry["memory_format"])
         settings: dict[str, Any] = {"padding_mode": mode, "memory_format": order}
         settings["trainable"] = isinstance(old, SparseConv2d) and old.trainable
-        new = cls(packed, convolution, bias, kernel_by_size=kernels, **settings)
-        new.absorbed = absorbed
-        return new
+        return cls(packed, convolution, bias, kernel_by_size=kernels, **settings)
 
     def extra_repr(self) -> str:
         """Return sizes, what the convolution does, sparsity, format and kernel."""

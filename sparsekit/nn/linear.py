@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 import sparsekit.kernels
+from sparsekit.errors import FormatError, LayerError
 from sparsekit.formats import Format
+from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.binding import Bound, version
 from sparsekit.kernels.candidates import candidates
 from sparsekit.mask import Mask
+from sparsekit.nn.activation import module_of
 from sparsekit.nn.choice import by_measurement, by_rule, pack_as
 from sparsekit.nn.dense import bias_of, mask_of, weight_of
 from sparsekit.nn.packed import PREFIX, PackedLayer, expect_alike
@@ -25,7 +28,7 @@ from sparsekit.ops import call_linear, check_bias, check_operands, kernel_names
 
 
 class SparseLinear(PackedLayer):
-    """``y = x @ weight.T + bias`` with the weight in a packed format.
+    """``y = x @ weight.T + bias`` with the weight in a packed format, and an activation after it.
 
     It takes what :class:`torch.nn.Linear` takes: any leading dimensions, an empty batch, any strides. The product is
     computed in the weight's dtype. Under autocast an input of another floating dtype is cast to that dtype, and the
@@ -41,9 +44,11 @@ class SparseLinear(PackedLayer):
             batch sizes take the first kernel that does not refuse.
         trainable: whether the stored values are parameters. What the format stores is what is trained: the dense format
             stores every weight, zeros included. A change through ``.data``, which torch does not count, may go unseen.
+        activation: what is applied to the result: "none", "relu", "silu", "gelu" or "gelu_tanh".
 
     Raises:
         InputError: the bias does not fit the weight.
+        LayerError: the activation is unknown.
     """
 
     kind = "linear"
@@ -56,9 +61,13 @@ class SparseLinear(PackedLayer):
         kernels: Sequence[Kernel] | None = None,
         kernel_by_batch: Mapping[int, str] | None = None,
         trainable: bool = False,
+        activation: str = "none",
     ) -> None:
         super().__init__(packed, bias, kernels, trainable)
-        self.kernel_by_batch = dict(kernel_by_batch or {})
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise LayerError(f"SparseLinear: expected an activation of {known}, got {activation!r}")
+        self.kernel_by_batch, self.activation = dict(kernel_by_batch or {}), activation
         self.in_features, self.out_features = packed.columns, packed.rows
         if bias is not None:
             check_bias(bias, packed.values, packed.rows, "SparseLinear")
@@ -71,9 +80,10 @@ class SparseLinear(PackedLayer):
         kernels: Sequence[Kernel] | None = None,
         kernel_by_batch: Mapping[int, str] | None = None,
         trainable: bool = False,
+        activation: str = "none",
     ) -> Self:
         """Make a layer of a packed weight; see the class."""
-        return cls(packed, bias, kernels, kernel_by_batch, trainable)
+        return cls(packed, bias, kernels, kernel_by_batch, trainable, activation)
 
     @classmethod
     def from_dense(
@@ -83,6 +93,7 @@ class SparseLinear(PackedLayer):
         format: type[Format] | str | None = None,
         example: Tensor | None = None,
         trainable: bool = False,
+        activation: str = "none",
     ) -> Self:
         """Pack the weight of ``linear``, which stays as it is.
 
@@ -96,6 +107,7 @@ class SparseLinear(PackedLayer):
             trainable: whether the kept weights are parameters, ``packed_values``; the mask is then fixed, and a format
                 that cannot tell a kept zero from a removed weight is none to choose. With Block masks every gradient
                 costs what the kept weights cost; in the other formats the gradients are dense products.
+            activation: what follows the layer and is done by it.
 
         Raises:
             LayerError: the layer is no Linear, has no data (meta, lazy), or its weight is no floating tensor.
@@ -112,15 +124,16 @@ class SparseLinear(PackedLayer):
             x = example.detach().reshape(batch, linear.in_features)
             ways = candidates(weight, mask, batch)
             packed, kernel = by_measurement(
-                ways, lambda way, stored: partial(way.bind(stored), x, bias), mask, trainable
+                ways, lambda way, stored: partial(way.bind_with(stored, activation), x, bias), mask, trainable
             )
             kernels[batch] = kernel.name
         else:
             packed = pack_as(by_rule(mask, trainable) if format is None else format, weight, mask, trainable)
-        return cls(packed, bias, kernel_by_batch=kernels, trainable=trainable).train(linear.training)
+        new = cls(packed, bias, kernel_by_batch=kernels, trainable=trainable, activation=activation)
+        return new.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return ``input @ weight.T + bias`` for ``input`` ``(..., in_features)``.
+        """Return ``input @ weight.T + bias``, activated, for ``input`` ``(..., in_features)``.
 
         Raises:
             InputError: the input has another dtype, device or last dimension than the layer.
@@ -159,36 +172,45 @@ class SparseLinear(PackedLayer):
             return multiply(x, bias)
         return multiply(x.reshape(batch, shape[-1]), bias).reshape(*shape[:-1], self.out_features)
 
-    def to_dense(self) -> nn.Linear:
-        """Return a dense layer of the same weight, bias and mode; the removed weights are zeros in it."""
+    def to_dense(self) -> nn.Linear | nn.Sequential:
+        """Return a dense layer of the same weight, bias and mode, followed by the activation where there is one."""
         # on meta: nothing is drawn at random only to be written over
         dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         dense.weight = nn.Parameter(self.weight)
         dense.register_parameter("bias", bias_of(self))
-        return dense.train(self.training)
+        after = module_of(self.activation)
+        return (nn.Sequential(dense, after) if after else dense).train(self.training)
 
     def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
         parts = [getattr(self, name) for name in self._part_names]
         names = (self.format.name, kernel_names(self.kernel_by_batch))
-        return call_linear(x, bias, parts, list(self._integer_values), names)
+        return APPLY[self.activation](call_linear(x, bias, parts, list(self._integer_values), names))
 
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
         check_operands(x, bias, values, (self.out_features, self.in_features), self.label)
 
     def _bind(self, weight: Bound, key: Any) -> Multiply:
-        return weight.multiply(key, self.kernel_by_batch, self._own_kernels())
+        return weight.multiply(key, self.kernel_by_batch, self._own_kernels(), self.activation)
 
     def _own_kernels(self) -> tuple[Kernel, ...]:
         return sparsekit.kernels.KERNELS if self.kernels is None else self.kernels
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what the buffers do not hold: format, integers, kernels."""
-        return {**super().get_extra_state(), "kernel_by_batch": dict(self.kernel_by_batch)}
+        """Return what the buffers do not hold: format, integers, kernels, activation."""
+        own = {"kernel_by_batch": dict(self.kernel_by_batch), "activation": self.activation}
+        return {**super().get_extra_state(), **own}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` returned; the buffers have already been made to fit."""
         self.kernel_by_batch = dict(state["kernel_by_batch"])
+
+    def _make_room(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        extra = state_dict.get(prefix + "_extra_state", {})
+        activation = extra.setdefault("activation", "none")
+        if activation != self.activation:
+            raise FormatError(f"expected the activation {self.activation}, got {activation}")
+        super()._make_room(state_dict, prefix)
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint has to know beside the tensors, as JSON types."""
@@ -204,13 +226,19 @@ class SparseLinear(PackedLayer):
             header=(entry["in_features"], entry["out_features"], bool(entry["bias"])),
             model=(old.in_features, old.out_features, old.bias is not None),
         )
+        activation, absorbs = str(entry.get("activation", "none")), bool(entry.get("absorbed"))
+        before = "none" if isinstance(old, nn.Linear) else old.activation
+        if absorbs and (isinstance(old, nn.Linear) or not old.absorbed):  # the activation stands behind the old one
+            before = activation
+        expect_alike("activation", activation, model=before)
         kernels = {int(batch): str(kernel) for batch, kernel in entry["kernel_by_batch"].items()}
         trainable = isinstance(old, SparseLinear) and old.trainable
-        return cls(packed, bias, kernel_by_batch=kernels, trainable=trainable)
+        return cls(packed, bias, kernel_by_batch=kernels, trainable=trainable, activation=activation)
 
     def extra_repr(self) -> str:
         """Return sizes, sparsity, format and kernel."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes += "" if self.activation == "none" else f", activation={self.activation}"
         planned = [f"{name} at batch {batch}" for batch, name in self.kernel_by_batch.items()]
         usual = Problem(self.packed, 1, torch.get_num_threads())
         return f"{sizes}{self._packed_repr(planned, usual)}"

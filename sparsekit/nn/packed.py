@@ -50,6 +50,8 @@ class PackedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_name = ""
+        self.absorbed: tuple[str, ...] = ()
+        """Names, in the model, of the layers whose work this one does; ``nn.Identity`` stands in their places."""
         self.kernels = None if kernels is None else tuple(kernels)
         self._ready: Ready | None = None
         self._set_format(packed)
@@ -91,7 +93,8 @@ class PackedLayer(nn.Module):
         """Return what a checkpoint has to know beside the tensors, as JSON types."""
         packed = self.packed
         dtype = str(packed.values.dtype).removeprefix("torch.")
-        return {**self.get_extra_state(), "bias": self.bias is not None, "dtype": dtype}
+        absorbed = {"absorbed": list(self.absorbed)} if self.absorbed else {}
+        return {**self.get_extra_state(), "bias": self.bias is not None, "dtype": dtype, **absorbed}
 
     @classmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Which layers become one: a convolution, the BatchNorm behind it, and the activation behind that."""
+"""Which layers become one: a convolution or linear layer, the BatchNorm behind it, and the activation behind that."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsekit.batches import call_model, describe, evaluating, expect_module, tensors_in
 from sparsekit.errors import InputError, LayerError
+from sparsekit.kernels.convolution import ACTIVATIONS as CONV_ACTIVATIONS
+from sparsekit.nn.activation import activation_of
 from sparsekit.nn.replace import module_at, replace_module
 
-ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
-"""The activations that a kernel can apply to its result, and what they are called there."""
-LINKS = (nn.Conv2d, nn.BatchNorm2d, *ACTIVATIONS)
+LINKS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+"""The layers that may be in a chain, beside activations."""
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Layers of a model, by name, that one convolution can do the work of.
+    """Layers of a model, by name, that the first of them can do the work of.
 
     Args:
-        conv: an ``nn.Conv2d``.
-        norm: the ``nn.BatchNorm2d`` that reads its result, or None.
+        layer: an ``nn.Conv2d`` or ``nn.Linear``.
+        norm: the ``nn.BatchNorm2d`` that reads the result of a convolution, or None.
         activation: the module that reads the last one's result, or None.
-        kind: of activation: "none", "relu" or "silu".
+        kind: of activation, one of :data:`~sparsekit.kernels.activation.ACTIVATIONS`.
     """
 
-    conv: str
+    layer: str
     norm: str | None
     activation: str | None
     kind: str
 
 
 def find_fusions(model: nn.Module, example_inputs: Any) -> tuple[Fusion, ...]:
-    """Find the chains of ``nn.Conv2d``, ``nn.BatchNorm2d`` and ``nn.ReLU`` or ``nn.SiLU`` that are one in eval mode.
+    """Find the chains of layers that are one in eval mode.
+
+    They begin with an ``nn.Conv2d``, which an ``nn.BatchNorm2d`` may follow, or an ``nn.Linear``, and end with a module
+    of ReLU, SiLU, or behind a linear layer GELU.
 
     The model runs once on the inputs, and what every operator reads is watched. A chain goes on as long as nothing but
     its next layer reads or keeps a result, before it is overwritten if it is; as long as a layer is called once, has
@@ -55,7 +59,7 @@ def find_fusions(model: nn.Module, example_inputs: Any) -> tuple[Fusion, ...]:
         example_inputs: a tensor, a tuple (positional) or a dict (keywords).
 
     Returns:
-        a fusion per convolution that a BatchNorm or an activation follows, in the order of ``named_modules``.
+        a fusion per layer that a BatchNorm or an activation follows, in the order of ``named_modules``.
 
     Raises:
         LayerError: ``model`` is no module.
@@ -80,7 +84,7 @@ def find_fusions(model: nn.Module, example_inputs: Any) -> tuple[Fusion, ...]:
             ) from error
     if any(map(watch.keeps, watch.results)):
         gc.collect()  # so that no cycle looks like somebody who keeps a result; the output does keep its own
-    found = [_chain(watch, conv, names) for conv in names if type(conv) is nn.Conv2d]
+    found = [_chain(watch, layer, names) for layer in names if type(layer) in (nn.Conv2d, nn.Linear)]
     del output
     return tuple(fusion for fusion in found if fusion.norm is not None or fusion.activation is not None)
 
@@ -118,13 +122,13 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scaled.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def apply_fusion(model: nn.Module, fusion: Fusion, new_conv: nn.Module) -> nn.Module:
-    """Put ``new_conv``, which does all the work, in place of the convolution, and ``nn.Identity`` of what follows.
+def apply_fusion(model: nn.Module, fusion: Fusion, new: nn.Module) -> nn.Module:
+    """Put ``new``, which does all the work, in place of the first layer, and ``nn.Identity`` of what follows.
 
     Args:
         model: changed in place.
         fusion: what :func:`find_fusions` found.
-        new_conv: with the weight and bias of :func:`folded`, and the activation of ``fusion.kind`` behind it.
+        new: with the weight and bias of :func:`folded`, and the activation of ``fusion.kind`` behind it.
 
     Returns:
         the model.
@@ -133,26 +137,23 @@ def apply_fusion(model: nn.Module, fusion: Fusion, new_conv: nn.Module) -> nn.Mo
         LayerError: the model has no layer of one of the names; it is not changed then.
     """
     gone = [name for name in (fusion.norm, fusion.activation) if name is not None]
-    modes = [module_at(model, name).training for name in (fusion.conv, *gone)]
-    root = replace_module(model, fusion.conv, new_conv)
+    modes = [module_at(model, name).training for name in (fusion.layer, *gone)]
+    root = replace_module(model, fusion.layer, new)
     for name, mode in zip(gone, modes[1:]):
         replace_module(root, name, nn.Identity().train(mode))
     return root
 
 
-def _chain(watch: _Watch, conv: nn.Module, names: dict[nn.Module, str]) -> Fusion:
-    """The longest chain that starts at ``conv``."""
-    norm = watch.next(conv)
-    if not (type(norm) is nn.BatchNorm2d and _foldable(conv, norm)):
+def _chain(watch: _Watch, layer: nn.Module, names: dict[nn.Module, str]) -> Fusion:
+    """The longest chain that starts at ``layer``."""
+    convolves, norm = isinstance(layer, nn.Conv2d), watch.next(layer)
+    if not (convolves and type(norm) is nn.BatchNorm2d and _foldable(layer, norm)):
         norm = None
-    last = watch.next(conv if norm is None else norm)
-    activation = last if type(last) in ACTIVATIONS else None
-    return Fusion(
-        names[conv],
-        None if norm is None else names[norm],
-        None if activation is None else names[activation],
-        "none" if activation is None else ACTIVATIONS[type(activation)],
-    )
+    last = watch.next(layer if norm is None else norm)
+    kind = activation_of(last)
+    if last is None or kind is None or (convolves and kind not in CONV_ACTIVATIONS):
+        last, kind = None, "none"
+    return Fusion(names[layer], None if norm is None else names[norm], None if last is None else names[last], kind)
 
 
 def _foldable(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
@@ -168,7 +169,8 @@ def _links(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     registered = list(model.named_modules(remove_duplicate=False))
     times = Counter(module for _, module in registered)
     for name, module in registered:
-        if type(module) in LINKS and times[module] == 1 and "forward" not in vars(module) and not _hooked(module):
+        fits = type(module) in LINKS or activation_of(module) is not None
+        if fits and times[module] == 1 and "forward" not in vars(module) and not _hooked(module):
             yield module, name
 
 

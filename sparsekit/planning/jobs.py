@@ -20,7 +20,7 @@ from sparsekit.mask import Mask
 from sparsekit.nn.border import Border
 
 EAGER = "dense_linear_reference"
-"""The kernel that is ``F.linear``: a linear layer in the model."""
+"""The kernel that is ``F.linear``: a linear layer in the model, followed by the activation that is to be fused."""
 
 AS_IS = "as it is"
 """A convolution in the model, with the BatchNorm and the activation that are to be fused with it."""
@@ -86,14 +86,16 @@ class LinearJob(Job):
 
     Args:
         batch: tokens.
+        activation: what is applied to the result.
     """
 
     batch: int
+    activation: str = "none"
 
     @property
     def key(self) -> str:
         """See :class:`Job`."""
-        return self._key("linear", f"batch={self.batch}")
+        return self._key("linear", f"batch={self.batch} {self.activation}")
 
     def example(self) -> Tensor:
         """Return tokens ``(batch, in)``."""
@@ -103,7 +105,7 @@ class LinearJob(Job):
     def calls(self, x: Tensor) -> dict[str, Call]:
         """Return every way to multiply ``x``."""
         ways = candidates(self.weight, self.mask, self.batch)
-        return {kernel.name: partial(kernel.bind(packed), x, self.bias) for kernel, packed in ways}
+        return {k.name: partial(k.bind_with(packed, self.activation), x, self.bias) for k, packed in ways}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from sparsekit.formats import format_named
 from sparsekit.formats.base import FLOATING
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask, read_mask
+from sparsekit.nn.activation import activation_of
 from sparsekit.planning.cache import Cache, Times
 from sparsekit.planning.fusion import find_fusions
 from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Call, Job, Orders
@@ -112,10 +113,11 @@ class Plan:
 def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> Plan:
     """Measure, for every Linear and Conv2d, the fastest dense way and each sparse kernel, and choose; changes nothing.
 
-    A BatchNorm2d, and a ReLU or SiLU module, whose input is all that a convolution returns, are fused with it, by their
-    eval mode. Layers are measured on the sizes that ``example_inputs`` produce, with the number of threads that torch
-    uses now. Measurements are kept on disk (``SPARSEKIT_CACHE``) and used again. Of a model with convolutions the whole
-    is timed as well, as it is and with its images in each order in memory: changes of order between layers cost time.
+    A BatchNorm2d and a ReLU or SiLU module whose input is all that a convolution returns are fused with it, by their
+    eval mode, and so are ReLU, SiLU and GELU modules with a linear layer. Layers are measured on the sizes that
+    ``example_inputs`` produce, with the number of threads that torch uses now. Measurements are kept on disk
+    (``SPARSEKIT_CACHE``) and used again. Of a model with convolutions the whole is timed as well, as it is and with its
+    images in each order in memory: changes of order between layers cost time.
 
     Args:
         model: any module; it is run in eval mode, a few times where it has convolutions.
@@ -195,14 +197,10 @@ def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *
 
 
 def _sites(model: nn.Module, example_inputs: Any, names: Iterable[str]) -> list[Site]:
-    convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    fusions = {fusion.conv: fusion for fusion in find_fusions(model, example_inputs)} if convolves else {}
-    return [
-        ConvSite(model, name, fusions.get(name))
-        if isinstance(model.get_submodule(name), nn.Conv2d)
-        else LinearSite(model, name)
-        for name in names
-    ]
+    follows = any(isinstance(module, nn.BatchNorm2d) or activation_of(module) for module in model.modules())
+    fusions = {fusion.layer: fusion for fusion in find_fusions(model, example_inputs)} if follows else {}
+    kinds = {name: ConvSite if isinstance(model.get_submodule(name), nn.Conv2d) else LinearSite for name in names}
+    return [kind(model, name, fusions.get(name)) for name, kind in kinds.items()]
 
 
 def _plan_layer(site: Site, masks: Masks, calls: Counter[Key], order: Orders, means: tuple[int, Cache]) -> LayerPlan:

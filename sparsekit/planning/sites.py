@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from sparsekit.formats import Format
 from sparsekit.kernels.convolution import Convolution, Size
 from sparsekit.mask import Mask
-from sparsekit.nn import SparseConv2d, SparseLinear, replace_module
+from sparsekit.nn import SparseConv2d, SparseLinear
 from sparsekit.nn.border import Border
 from sparsekit.planning.fusion import Fusion, apply_fusion, folded
 from sparsekit.planning.jobs import MEMORY_FORMATS, ConvJob, Job, LinearJob, Orders
@@ -25,10 +26,12 @@ class Site(ABC):
     Args:
         model: the root; a site never changes it.
         name: of the layer, as in ``named_modules``.
+        fusion: what :func:`~sparsekit.planning.fusion.find_fusions` found behind it, or None.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None) -> None:
         self.model, self.name = model, name
+        self.fusion = fusion or Fusion(name, None, None, "none")
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         self.layer: nn.Linear | nn.Conv2d = layer
@@ -36,7 +39,7 @@ class Site(ABC):
     @property
     def fused(self) -> tuple[str, ...]:
         """Names of the layers whose work a replacement takes over."""
-        return ()
+        return tuple(name for name in (self.fusion.norm, self.fusion.activation) if name is not None)
 
     def why_not(self, keys: tuple[Key, ...]) -> str:
         """Why the layer cannot be replaced, whatever it would gain, or ""."""
@@ -66,13 +69,13 @@ class Site(ABC):
 
 
 class LinearSite(Site):
-    """A linear layer."""
+    """A linear layer, with the activation that can be fused with it."""
 
     def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
         """See :class:`Site`; the order of images does not matter."""
         assert isinstance(key, int)
         bias = None if self.layer.bias is None else self.layer.bias.detach()
-        return LinearJob(self.layer.weight.detach(), mask, bias, others, key)
+        return LinearJob(self.layer.weight.detach(), mask, bias, others, key, self.fusion.kind)
 
     def put(
         self, into: nn.Module, format: type[Format], mask: Mask, kernels: Mapping[Key, str], order: Orders
@@ -82,30 +85,19 @@ class LinearSite(Site):
         assert isinstance(linear, nn.Linear)
         by_batch = {key: name for key, name in kernels.items() if isinstance(key, int)}
         packed = format.pack(linear.weight.detach(), mask)
-        sparse = SparseLinear.from_packed(packed, linear.bias, kernel_by_batch=by_batch).train(linear.training)
-        sparse.layer_name = self.name
-        return replace_module(into, self.name, sparse)
+        settings: dict[str, Any] = {"kernel_by_batch": by_batch, "activation": self.fusion.kind}
+        sparse = SparseLinear.from_packed(packed, linear.bias, **settings).train(linear.training)
+        sparse.layer_name, sparse.absorbed = self.name, self.fused
+        return apply_fusion(into, self.fusion, sparse)
 
 
 class ConvSite(Site):
-    """A convolution, with what can be fused with it.
-
-    Args:
-        model: the root.
-        name: of the layer.
-        fusion: what :func:`~sparsekit.planning.fusion.find_fusions` found behind it, or None.
-    """
+    """A convolution, with the BatchNorm and the activation that can be fused with it."""
 
     def __init__(self, model: nn.Module, name: str, fusion: Fusion | None) -> None:
-        super().__init__(model, name)
-        self.fusion = fusion or Fusion(name, None, None, "none")
+        super().__init__(model, name, fusion)
         assert isinstance(self.layer, nn.Conv2d)
         self.border = Border(Convolution.of(self.layer, self.fusion.kind), self.layer.padding_mode)
-
-    @property
-    def fused(self) -> tuple[str, ...]:
-        """See :class:`Site`."""
-        return tuple(name for name in (self.fusion.norm, self.fusion.activation) if name is not None)
 
     def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
         """See :class:`Site`."""

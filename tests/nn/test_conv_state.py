@@ -255,7 +255,10 @@ def test_models_that_do_not_fit(into, message, tmp_path):
         ),
         (lambda h: h["first"].update(kernel_by_size=[1]), "layer first: its header is damaged: TypeError"),
         (lambda h: h["first"].update(absorbed=["nothing"]), "nothing: expected the name of a layer"),
-        (lambda h: h["first"].update(absorbed=["head"]), "layer head: expected one of BatchNorm2d, .*, got Linear"),
+        (
+            lambda h: h["first"].update(absorbed=["head"]),
+            "layer head: expected a BatchNorm2d, an .* or an Identity, got Linear",
+        ),
         (lambda h: h.update(head={**h["first"]}), "layer head: expected a Conv2d to replace, got Linear"),
     ],
 )

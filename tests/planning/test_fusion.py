@@ -34,7 +34,7 @@ def fused(model, fusions):
     """A copy of ``model`` with a dense convolution and an activation in place of each chain."""
     model = copy.deepcopy(model)
     for fusion in fusions:
-        conv = copy.deepcopy(model.get_submodule(fusion.conv))
+        conv = copy.deepcopy(model.get_submodule(fusion.layer))
         if fusion.norm is not None:
             weight, bias = folded(conv, model.get_submodule(fusion.norm))
             conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -418,8 +418,8 @@ def test_resnet_of_transformers():
         model = transformers.ResNetForImageClassification(config)
         fusions = check(Logits(model), torch.randn(2, 3, 20, 20))
         convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-        assert [fusion.conv for fusion in fusions] == [f"model.{name}" for name in convs]
-        assert all(fusion.norm == fusion.conv.replace("convolution", "normalization") for fusion in fusions)
+        assert [fusion.layer for fusion in fusions] == [f"model.{name}" for name in convs]
+        assert all(fusion.norm == fusion.layer.replace("convolution", "normalization") for fusion in fusions)
         # the first one, and all but the last and the shortcut of each of three layers
         activated = 1 + 3 * (1 if kind == "basic" else 2)
         assert sum(fusion.kind == "relu" for fusion in fusions) == activated
@@ -432,7 +432,7 @@ def test_mobilenet_of_transformers():
     model = transformers.MobileNetV2ForImageClassification(config)
     fusions = find_fusions(model, {"pixel_values": torch.randn(1, 3, 32, 32)})
     convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    assert [fusion.conv for fusion in fusions] == convs
+    assert [fusion.layer for fusion in fusions] == convs
     assert {(fusion.activation, fusion.kind) for fusion in fusions} == {(None, "none")}
     assert len({fusion.norm for fusion in fusions}) == len(convs) == 52
 

@@ -56,7 +56,7 @@ def test_the_compiled_model_computes_the_same(measured):
         x = torch.randn(batch, 20)
         with torch.inference_mode():
             hidden = torch.relu(model[0](x))
-            assert_product(fast[0](x), x, model[0].weight, model[0].bias)
+            torch.testing.assert_close(fast[0](x), hidden)
             assert_product(fast[2](hidden), hidden, model[2].weight, model[2].bias)
 
 
@@ -248,8 +248,8 @@ def test_a_model_that_is_a_linear(measured):
     assert isinstance(compile(linear, torch.randn(3, 20), masks), SparseLinear)
 
 
-def test_a_model_without_convolutions_runs_once(measured):
-    model, _ = pruned()
+def test_a_model_without_what_can_be_fused_runs_once(measured):
+    model = nn.Sequential(nn.Linear(20, 32), nn.Linear(32, 8))
     runs = []
     model.register_forward_hook(lambda *_: runs.append(1))
     found = plan(model, torch.randn(2, 20))
