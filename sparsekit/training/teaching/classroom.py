@@ -53,7 +53,9 @@ class Classroom:
         self._batches = 0
         self._stack = ExitStack()
         self._stack.callback(student.register_forward_pre_hook(self._begin).remove)
-        self._stack.callback(student.register_forward_hook(self._end, with_kwargs=True).remove)
+        # disabled here and not by a decorator, which would import the compiler with sparsekit
+        end = torch.compiler.disable(self._end)  # type: ignore[no-untyped-call]
+        self._stack.callback(student.register_forward_hook(end, with_kwargs=True).remove)
         for name, watched, _ in hidden:
             self._stack.callback(watched.register_forward_hook(partial(self._see, name)).remove)
 
@@ -90,7 +92,6 @@ class Classroom:
         if self.student.training and torch.is_grad_enabled():
             self._seen[name] = output
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not self.listens_to(model):
             return
