@@ -21,12 +21,13 @@ const T* pointer(std::uintptr_t address) {
 
 float* writable(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
 
-// (x, batch, x_stride, bias or 0, y), all addresses; see Product.
+// (x, batch, x_stride, bias or 0, y, activation), pointers as addresses; see Product.
 template <class Weight>
 auto multiplied_by(void (Weight::*multiply)(const Product&) const) {
   return [multiply](const Weight& self, std::uintptr_t x, int64_t batch, int64_t x_stride, std::uintptr_t bias,
-                    std::uintptr_t y) {
-    const Product product = {pointer<float>(x), batch, x_stride, pointer<float>(bias), writable(y)};
+                    std::uintptr_t y, int activation) {
+    const Product product = {pointer<float>(x),    batch,       x_stride,
+                             pointer<float>(bias), writable(y), static_cast<Activation>(activation)};
     (self.*multiply)(product);
   };
 }

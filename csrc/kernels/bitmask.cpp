@@ -43,7 +43,8 @@ Bitmask::Bitmask(const Parts& parts)
       columns_(parts.columns),
       words_((parts.columns + 15) / 16),
       groups_((parts.rows + kBitmaskRows - 1) / kBitmaskRows),
-      kernels_(&best_bitmask()) {
+      kernels_(&best_bitmask()),
+      activations_(&best_activation()) {
   const std::vector<int64_t> offsets =
       checked_offsets("bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
   check_bits(parts, offsets);
@@ -89,8 +90,11 @@ void Bitmask::multiply(const Product& product) const {
   const int64_t group_cost = kBitmaskRows * (4 * words_ + 4);
   const int64_t work = (group_offsets_[groups_] + group_cost * groups_) * product.batch;
   parallel(work, (groups_ + kGroupStep - 1) / kGroupStep, [&](int part, int parts) {
-    share_panels(group_offsets_, group_cost, kGroupStep, 1, part, parts,
-                 [&](int64_t, int64_t begin, int64_t end) { kernels_->multiply_groups(w, wide, begin, end); });
+    share_panels(group_offsets_, group_cost, kGroupStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
+      kernels_->multiply_groups(w, wide, begin, end);
+      for (int64_t first = 0; first < groups_ * kBitmaskRows; first += groups_)  // a group's rows lie apart
+        product.activate(*activations_, rows_, 0, product.batch, first + begin, std::min(first + end, rows_));
+    });
   });
 }
 

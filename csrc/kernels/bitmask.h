@@ -45,6 +45,7 @@ class Bitmask {
 
   int64_t rows_, columns_, words_, groups_;
   const BitmaskKernels* kernels_;
+  const ActivationKernels* activations_;
   std::vector<uint16_t> bits_;
   std::vector<const float*> values_;    // one per row of every group
   std::vector<float> tail_;             // the last rows' values, with room to read beyond them

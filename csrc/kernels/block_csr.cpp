@@ -24,6 +24,7 @@ BlockCsr::BlockCsr(const BlockPlaces& places, const float* values)
     : places_(places),
       values_(values),
       kernels_(&best_block_csr(widest_for(places.block_rows))),
+      activations_(&best_activation()),
       offsets_(checked_blocks("block_csr", places)) {
   check(reinterpret_cast<uintptr_t>(values) % 64 == 0, "block_csr: expected values that start on a cache line");
 }
@@ -50,6 +51,8 @@ void BlockCsr::multiply(const Product& product) const {
         packed += taken;
       }
       kernels_->multiply(w, product, panels, packed, first, tokens, begin, end);
+      product.activate(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
+                       std::min(end * w.block_rows, w.rows));
     });
   });
 }

@@ -38,6 +38,7 @@ class BlockCsr {
   BlockPlaces places_;
   const float* values_;
   const BlockCsrKernels* kernels_;
+  const ActivationKernels* activations_;
   std::vector<int64_t> offsets_;
 };
 

@@ -10,14 +10,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/activation.h"
+
 namespace sparsekit {
 
 constexpr int64_t kMostKernelSide = 16;
 constexpr int kMostPanelRows = 8;
 // Lines of one kernel column; what reaches further down is refused.
 constexpr int64_t kMostColumnLines = 128;
-
-enum class Activation { none = 0, relu = 1, silu = 2 };
 
 // What a convolution does beside its weight; (height, width) pairs. Padding is zeros.
 struct ConvShape {

@@ -1,6 +1,7 @@
 // The two ends of a convolution: packing the input into panels, storing results; included after one instruction set.
 #pragma once
 
+#include "kernels/activation_vectors.h"
 #include "kernels/conv.h"
 #include "simd/unroll.h"
 
@@ -146,25 +147,6 @@ void pack(const sparsekit::ConvLayout& layout, const sparsekit::ConvOperands& op
 
 Vec bias_of(const sparsekit::ConvPanel& panel, int64_t row) {
   return panel.operands->bias == nullptr ? Simd::zero() : Simd::set1(panel.operands->bias[row]);
-}
-
-// e^v for v in [-87, 87], to about two units in the last place: a polynomial on [-ln 2 / 2, ln 2 / 2].
-Vec exponential(Vec v) {
-  const Vec n = Simd::round(Simd::mul(v, Simd::set1(1.44269504f)));
-  Vec rest = Simd::fma(n, Simd::set1(-0.693359375f), v);
-  rest = Simd::fma(n, Simd::set1(2.12194440e-4f), rest);
-  Vec sum = Simd::set1(1.0f / 720);
-  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    sum = Simd::fma(sum, rest, Simd::set1(factor));
-  return Simd::scale(sum, n);
-}
-
-Vec activated(Vec v, sparsekit::Activation activation) {
-  if (activation == sparsekit::Activation::none) return v;
-  if (activation == sparsekit::Activation::relu) return Simd::max(Simd::zero(), v);
-  v = Simd::max(Simd::set1(-87.0f), v);  // below, the result is 0 up to rounding; for -inf too, where torch has NaN
-  const Vec power = Simd::max(Simd::min(Simd::mul(v, Simd::set1(-1.0f)), Simd::set1(87.0f)), Simd::set1(-87.0f));
-  return Simd::div(v, Simd::add(Simd::set1(1.0f), exponential(power)));
 }
 
 // Where the lanes of a strip go in y.

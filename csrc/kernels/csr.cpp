@@ -53,18 +53,22 @@ std::vector<int64_t> checked_csr(const CsrParts& parts) {
   return offsets;
 }
 
-CsrRows::CsrRows(const CsrParts& parts) : parts_(parts), kernels_(&best_csr()), offsets_(checked_csr(parts)) {}
+CsrRows::CsrRows(const CsrParts& parts)
+    : parts_(parts), kernels_(&best_csr()), activations_(&best_activation()), offsets_(checked_csr(parts)) {}
 
 void CsrRows::multiply(const Product& product) const {
   const CsrView w = {parts_.rows, parts_.values, parts_.indices, parts_.wide_indices, offsets_.data()};
   const int64_t steps = (parts_.rows + kRowStep - 1) / kRowStep;
   parallel((parts_.nnz + kRowCost * parts_.rows) * product.batch, steps, [&](int part, int parts) {
-    share_panels(offsets_, kRowCost, kRowStep, 1, part, parts,
-                 [&](int64_t, int64_t begin, int64_t end) { kernels_->multiply_rows(w, product, begin, end); });
+    share_panels(offsets_, kRowCost, kRowStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
+      kernels_->multiply_rows(w, product, begin, end);
+      product.activate(*activations_, parts_.rows, 0, product.batch, begin, end);
+    });
   });
 }
 
-CsrPanels::CsrPanels(const CsrParts& parts) : rows_(parts.rows), columns_(parts.columns), kernels_(&best_csr()) {
+CsrPanels::CsrPanels(const CsrParts& parts)
+    : rows_(parts.rows), columns_(parts.columns), kernels_(&best_csr()), activations_(&best_activation()) {
   const std::vector<int64_t> offsets = checked_csr(parts);
   const double cells = static_cast<double>(rows_) * static_cast<double>(columns_);
   tile_columns_ = columns_per_tile(columns_, cells > 0 ? static_cast<double>(parts.nnz) / cells : 1.0);
@@ -131,10 +135,14 @@ void CsrPanels::multiply(const Product& product) const {
       const int64_t last = std::min((g + 1) * group, product.batch);
       for (int64_t m = g * group; m < last; m += width)
         kernels_->pack(product, columns_, m, std::min(width, last - m), panels + (m - g * group) * columns_);
-      for (int64_t c = begin; c < end; ++c)
-        for (int64_t m = g * group; m < last; m += width)
-          kernels_->multiply_chunk(chunk(c), product, rows_, panels + (m - g * group) * columns_, m,
-                                   std::min(width, last - m), sums);
+      for (int64_t c = begin; c < end; ++c) {
+        const CsrChunk rows = chunk(c);
+        for (int64_t m = g * group; m < last; m += width) {
+          const int64_t tokens = std::min(width, last - m);
+          kernels_->multiply_chunk(rows, product, rows_, panels + (m - g * group) * columns_, m, tokens, sums);
+          product.activate(*activations_, rows_, m, m + tokens, rows.first_row, rows.first_row + rows.rows);
+        }
+      }
     });
   });
 }

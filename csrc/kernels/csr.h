@@ -68,6 +68,7 @@ class CsrRows {
  private:
   CsrParts parts_;
   const CsrKernels* kernels_;
+  const ActivationKernels* activations_;
   std::vector<int64_t> offsets_;
 };
 
@@ -84,6 +85,7 @@ class CsrPanels {
 
   int64_t rows_, columns_, tiles_, tile_columns_, chunk_rows_;
   const CsrKernels* kernels_;
+  const ActivationKernels* activations_;
   std::vector<float> values_;
   std::vector<uint16_t> indices_;
   std::vector<uint16_t> counts_;

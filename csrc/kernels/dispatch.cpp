@@ -34,6 +34,10 @@ constexpr Isa kAnyIsa = Isa::avx512bf16;
 
 }  // namespace
 
+const ActivationKernels& best_activation() {
+  return *static_cast<const ActivationKernels*>(best("activation", kAnyIsa).table);
+}
+
 const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
 
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }

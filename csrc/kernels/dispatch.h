@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/cpu.h"
+#include "kernels/activation.h"
 #include "kernels/bitmask.h"
 #include "kernels/block_csr.h"
 #include "kernels/block_grad.h"
@@ -16,6 +17,7 @@
 namespace sparsekit {
 
 // Throws where none is left, which cannot happen as long as each stem has a scalar line.
+const ActivationKernels& best_activation();
 const CsrKernels& best_csr();
 const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();

@@ -17,6 +17,7 @@ import sparsekit as sk
 from sparsekit.errors import FormatError, KernelError
 from sparsekit.formats import CSR, Bitmask, BlockCSR
 from sparsekit.kernels import KERNELS, Problem, choose
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.native import NATIVE_KERNELS, describe, extension, measured_peaks
 from sparsekit.nn import SparseLinear
 from sparsekit.patterns import Block, Unstructured
@@ -141,7 +142,7 @@ class Guarded:
 @every_table
 @pytest.mark.parametrize("columns", [20, 32, 48])
 def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, monkeypatch):
-    monkeypatch.setattr(extension, "multiply_with", lambda native, rows, *keep: native)
+    monkeypatch.setattr(extension, "multiply_with", lambda native, rows, activation, *keep: native)
     guarded = Guarded()
     for sparsity in (0.0, 0.5, 0.9):
         packed = packed_for(kernel, (36, columns), sparsity)
@@ -151,7 +152,8 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, mon
         bias = guarded.at_the_end(random_weight((36,)))
         for batch in (1, 3, 19):
             x, y = guarded.at_the_end(random_weight((batch, columns))), guarded.at_the_end(torch.zeros(batch, 36))
-            native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr())
+            for activation in (ACTIVATIONS.index("gelu"), 0):
+                native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr(), activation)
             assert_product(y, x, packed.unpack(), bias)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from sparsekit.formats import Bitmask
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.native import extension
 
@@ -13,7 +14,7 @@ MOST_ROWS = 4
 """Tokens up to which decoding the weight once a token is worth it."""
 
 
-def _bind(packed: Format) -> Multiply:
+def _bind(packed: Format, activation: str = "none") -> Multiply:
     assert isinstance(packed, Bitmask)
     packed = extension.laid_out(packed)
     native = extension.build(
@@ -26,7 +27,7 @@ def _bind(packed: Format) -> Multiply:
         extension.pointer(packed.row_offsets),
         packed.row_offsets.dtype == torch.int64,
     )
-    return extension.multiply_with(native, packed.rows, packed.values, packed.bits)
+    return extension.multiply_with(native, packed.rows, activation, packed.values, packed.bits)
 
 
 def _refuses(problem: Problem) -> Refusal | None:
@@ -35,6 +36,6 @@ def _refuses(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind)
+BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind, ACTIVATIONS)
 """Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity.
 The bits are copied into the order in which they are read."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsekit.formats import BlockCSR
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem
 from sparsekit.kernels.native import extension
 
@@ -23,13 +24,13 @@ def places_of(packed: BlockCSR) -> tuple[int, ...]:
     )
 
 
-def _bind(packed: Format) -> Multiply:
+def _bind(packed: Format, activation: str = "none") -> Multiply:
     assert isinstance(packed, BlockCSR)
     packed = extension.laid_out(packed)
     values = extension.on_cache_line(packed.values)
     places = extension.build("BlockPlaces", *places_of(packed))
     native = extension.build("BlockCsr", places, extension.pointer(values))
-    return extension.multiply_with(native, packed.rows, values, packed.block_indices)
+    return extension.multiply_with(native, packed.rows, activation, values, packed.block_indices)
 
 
 def _bind_gradients(packed: Format, places: dict[str, Tensor]) -> Gradients:
@@ -60,7 +61,7 @@ def _refuses_gradients(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-BLOCK_CSR_MM = Kernel("block_csr_mm_native", BlockCSR, extension.refuses, _bind)
+BLOCK_CSR_MM = Kernel("block_csr_mm_native", BlockCSR, extension.refuses, _bind, ACTIVATIONS)
 """Cost: 2 FLOP per stored weight and token, near the machine's peak where blocks fill a vector of outputs."""
 
 BLOCK_CSR_GRADIENTS = GradientKernel("block_csr_gradients_native", BlockCSR, _refuses_gradients, _bind_gradients)

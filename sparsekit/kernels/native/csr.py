@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from sparsekit.formats import CSR
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.native import extension
 
@@ -23,12 +26,12 @@ def parts_of(packed: CSR) -> tuple[int, ...]:
     )
 
 
-def _bind(packed: Format, native: str) -> Multiply:
+def _bind(native: str, packed: Format, activation: str = "none") -> Multiply:
     """Bind ``packed`` to the native class of that name."""
     assert isinstance(packed, CSR)
     packed = extension.laid_out(packed)
     weight = extension.build(native, *parts_of(packed))
-    return extension.multiply_with(weight, packed.rows, packed.values, packed.column_indices)
+    return extension.multiply_with(weight, packed.rows, activation, packed.values, packed.column_indices)
 
 
 def _refuses_rows(problem: Problem) -> Refusal | None:
@@ -43,9 +46,9 @@ def _refuses_panels(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, lambda packed: _bind(packed, "CsrRows"))
+CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, partial(_bind, "CsrRows"), ACTIVATIONS)
 """Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1."""
 
-CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, lambda packed: _bind(packed, "CsrPanels"))
+CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, partial(_bind, "CsrPanels"), ACTIVATIONS)
 """Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add.
 The weight is copied into the order in which it is read."""

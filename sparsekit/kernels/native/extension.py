@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsekit.errors import FormatError, KernelError
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
 from sparsekit.kernels.base import Multiply, PackedProblem
 
 FormatT = TypeVar("FormatT", bound=Format)
@@ -82,9 +83,9 @@ def isa_of(stem: str) -> str:
         raise KernelError(str(error)) from error
 
 
-def multiply_with(native: Any, rows: int, *keep: Tensor) -> Multiply:
+def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Multiply:
     """Wrap a native weight as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
-    call = native.multiply
+    call, then = native.multiply, ACTIVATIONS.index(activation)
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
         _ = keep
@@ -93,7 +94,7 @@ def multiply_with(native: Any, rows: int, *keep: Tensor) -> Multiply:
         y = x.new_empty((x.shape[0], rows))
         if bias is not None and (bias.stride(0) != 1 or bias.is_neg()):
             bias = bias.resolve_neg().contiguous()
-        call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+        call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr(), then)
         return y
 
     return multiply

@@ -1,0 +1,8 @@
+#include "simd/avx512.h"
+// The instruction set first.
+#include "kernels/activation_body.h"
+
+namespace sparsekit {
+extern const ActivationKernels activation_avx512;
+const ActivationKernels activation_avx512 = kActivationKernels;
+}  // namespace sparsekit
