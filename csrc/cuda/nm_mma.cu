@@ -1,0 +1,220 @@
+// 2:4 for few tokens, sm_80 on. Each warp streams the panels of its 16 outputs through a ring of stages in shared
+// memory; the tokens of a stage are shared by the eight warps of the block.
+#include <type_traits>
+
+#include "check.h"
+#include "elements.cuh"
+#include "nm.h"
+#include "nm_places.h"
+
+namespace sparsekit::cuda {
+namespace {
+
+using namespace mma;
+
+constexpr int kThreads = kWarps * 32;
+
+struct Work {
+  const uint8_t* panels;
+  const uint8_t* x;
+  const void* bias;
+  void* y;
+  float* partial;
+  int64_t rows, columns, batch, x_bytes;  // bytes from one token to the next
+  int64_t row_tiles, token_tiles, blocks;
+  int splits;
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies `bytes` of 16 and fills the rest with zeros.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int kPending>
+__device__ __forceinline__ void wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ __forceinline__ uint4 load16(uint32_t from) {
+  uint4 to;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+               : "r"(from)
+               : "memory");
+  return to;
+}
+
+__device__ __forceinline__ uint2 load8(uint32_t from) {
+  uint2 to;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(to.x), "=r"(to.y) : "r"(from) : "memory");
+  return to;
+}
+
+__device__ __forceinline__ uint4 load_matrices(uint32_t row) {
+  uint4 to;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+               : "r"(row)
+               : "memory");
+  return to;
+}
+
+#define SPARSEKIT_MMA_SP(TYPE)                                                                                  \
+  asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." TYPE "." TYPE                      \
+               ".f32 "                                                                                          \
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"            \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
+               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(metadata), \
+                 "n"(kSelector))
+
+template <class T, int kSelector>
+__device__ __forceinline__ void multiply_add(float (&d)[4], uint4 a, uint4 b, uint32_t metadata) {
+  if constexpr (std::is_same_v<T, __half>) {
+    SPARSEKIT_MMA_SP("f16");
+  } else {
+    SPARSEKIT_MMA_SP("bf16");
+  }
+}
+
+// One stage: the panels of this warp and, shared among the warps, columns [block * kColumns, ...) of the tokens.
+template <int kTokens>
+__device__ __forceinline__ void load(const Work& work, Tile tile, int64_t block, uint32_t stage) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint8_t* panel = work.panels + panel_at(tile.rows * kWarps + warp, block, work.blocks);
+  for (int at = lane * 16; at < kPanelBytes; at += 32 * 16) copy_async(stage + warp * kPanelBytes + at, panel + at, 16);
+  const uint32_t tokens = stage + kWarps * kPanelBytes;
+  for (int at = threadIdx.x; at < kTokens * kTokenBytes / 16; at += kThreads) {
+    const int chunk = at % (kTokenBytes / 16), token = at / (kTokenBytes / 16);
+    const int64_t column = block * kColumns + chunk * 8, row = tile.tokens * kTokens + token;
+    const int64_t left = row < work.batch ? (work.columns - column) * 2 : 0;
+    const int bytes = left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
+    const uint8_t* from = bytes > 0 ? work.x + row * work.x_bytes + column * 2 : work.x;
+    copy_async(tokens + chunk_at(token, chunk), from, bytes);
+  }
+}
+
+template <class T, int kTokens>
+__device__ __forceinline__ void multiply(uint32_t stage, float (&sums)[kTokens / 8][4]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t panel = stage + warp * kPanelBytes, tokens = stage + kWarps * kPanelBytes;
+  const uint2 metadata = load8(panel + metadata_at(lane));
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const uint4 a = load16(panel + values_at(step, lane));
+    const uint32_t word = step < 2 ? metadata.x : metadata.y;
+#pragma unroll
+    for (int n = 0; n < kTokens / 8; ++n) {
+      const uint4 b = load_matrices(tokens + ldmatrix_at(step, n, lane));
+      if (step % 2 == 0) {
+        multiply_add<T, 0>(sums[n], a, b, word);
+      } else {
+        multiply_add<T, 1>(sums[n], a, b, word);
+      }
+    }
+  }
+}
+
+template <class T, int kTokens>
+__device__ __forceinline__ void store(const Work& work, Tile tile, int split, const float (&sums)[kTokens / 8][4]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const T* bias = static_cast<const T*>(work.bias);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const Place place = place_of(lane, i);
+    const int64_t row = tile.rows * kTileRows + warp * 16 + place.row;
+    if (row >= work.rows) continue;
+    const float start = bias != nullptr && work.splits == 1 ? widened(bias[row]) : 0.0f;
+#pragma unroll
+    for (int n = 0; n < kTokens / 8; ++n) {
+      const int64_t token = tile.tokens * kTokens + n * 8 + place.token;
+      if (token >= work.batch) continue;
+      if (work.splits == 1) {
+        static_cast<T*>(work.y)[token * work.rows + row] = narrowed<T>(sums[n][i] + start);
+      } else {
+        work.partial[(split * work.batch + token) * work.rows + row] = sums[n][i];
+      }
+    }
+  }
+}
+
+// Cost: 9/16 of the dense weight's bytes, once per tile of tokens; 2 FLOP per kept weight and token.
+template <class T, int kTokens>
+__global__ void __launch_bounds__(kThreads) multiply_few(const Work work) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  const uint32_t ring = shared_address(shared);
+  const int64_t tiles = work.row_tiles * work.token_tiles;
+  const Tile tile = tile_of(blockIdx.x % tiles, work.row_tiles, work.token_tiles);
+  const int split = static_cast<int>(blockIdx.x / tiles);
+  const int64_t first = first_block(split, work.splits, work.blocks);
+  const int64_t last = first_block(split + 1, work.splits, work.blocks);
+  const auto stage = [&](int64_t block) {
+    return ring + static_cast<uint32_t>((block - first) % kStages) * stage_bytes(kTokens);
+  };
+  // A group is committed in every turn, empty or not, so that the count of pending groups always tells the stage.
+  for (int64_t block = first; block < first + kStages - 1; ++block) {
+    if (block < last) load<kTokens>(work, tile, block, stage(block));
+    commit();
+  }
+  float sums[kTokens / 8][4] = {};
+  for (int64_t block = first; block < last; ++block) {
+    wait<kStages - 2>();
+    __syncthreads();  // the stage is there for all warps, and the one before it has been read by all
+    const int64_t next = block + kStages - 1;
+    if (next < last) load<kTokens>(work, tile, next, stage(next));
+    commit();
+    multiply<T, kTokens>(stage(block), sums);
+  }
+  store<T, kTokens>(work, tile, split, sums);
+}
+
+template <class T, int kTokens>
+void launch_few(const Work& work, cudaStream_t stream) {
+  constexpr int kShared = kStages * stage_bytes(kTokens);
+  const auto kernel = multiply_few<T, kTokens>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+        "asking for shared memory for the 2:4 kernel of few tokens");
+  const int64_t blocks = work.row_tiles * work.token_tiles * work.splits;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, kShared, stream>>>(work);
+  check(cudaGetLastError(), "launching the 2:4 kernel of few tokens");
+}
+
+template <class T>
+void launch_few(int tokens, const Work& work, cudaStream_t stream) {
+  switch (tokens) {
+    case 8: return launch_few<T, 8>(work, stream);
+    case 32: return launch_few<T, 32>(work, stream);
+    case 64: return launch_few<T, 64>(work, stream);
+    default: throw std::runtime_error("expected tiles of 8, 32 or 64 tokens, got " + std::to_string(tokens));
+  }
+}
+
+}  // namespace
+
+void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
+  const Work work = {static_cast<const uint8_t*>(weight.panels),
+                     static_cast<const uint8_t*>(product.x),
+                     product.bias,
+                     product.y,
+                     launch.partial,
+                     weight.rows,
+                     weight.columns,
+                     product.batch,
+                     product.x_stride * 2,
+                     over(weight.rows, kTileRows),
+                     over(product.batch, launch.tokens),
+                     over(weight.columns, kColumns),
+                     launch.splits};
+  const auto stream = static_cast<cudaStream_t>(launch.stream);
+  weight.bf16 ? launch_few<__nv_bfloat16>(launch.tokens, work, stream)
+              : launch_few<__half>(launch.tokens, work, stream);
+  if (launch.splits > 1) nm_sum_parts(weight, product, launch);
+}
+
+}  // namespace sparsekit::cuda

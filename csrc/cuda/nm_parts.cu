@@ -1,0 +1,40 @@
+// Adds what blocks summed over different parts of the columns, in the order of the parts.
+#include "check.h"
+#include "elements.cuh"
+#include "nm.h"
+
+namespace sparsekit::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Cost: 4 bytes read per part and output, 2 written.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sum_parts(const float* partial, const T* bias, T* y, int64_t rows, int64_t outputs, int splits) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < outputs; at += step) {
+    float sum = bias == nullptr ? 0.0f : widened(bias[at % rows]);
+    for (int split = 0; split < splits; ++split) sum += partial[split * outputs + at];
+    y[at] = narrowed<T>(sum);
+  }
+}
+
+template <class T>
+void launch_sum(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  const int64_t outputs = product.batch * weight.rows, blocks = (outputs + kThreads - 1) / kThreads;
+  const int64_t most = static_cast<int64_t>(launch.multiprocessors) * 16;
+  const auto grid = static_cast<unsigned>(blocks < most ? blocks : most);
+  sum_parts<T><<<grid, kThreads, 0, static_cast<cudaStream_t>(launch.stream)>>>(
+      launch.partial, static_cast<const T*>(product.bias), static_cast<T*>(product.y), weight.rows, outputs,
+      launch.splits);
+  check(cudaGetLastError(), "launching the sum of the parts of a 2:4 product");
+}
+
+}  // namespace
+
+void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  weight.bf16 ? launch_sum<__nv_bfloat16>(weight, product, launch) : launch_sum<__half>(weight, product, launch);
+}
+
+}  // namespace sparsekit::cuda

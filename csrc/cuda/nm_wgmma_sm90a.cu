@@ -1,0 +1,274 @@
+// 2:4 for many tokens on the sparse tensor cores of sm_90a. Persistent blocks walk the tiles; one warp feeds a ring of
+// stages in shared memory, two warpgroups multiply 64 outputs each from it.
+#include <cudaTypedefs.h>
+
+#include "check.h"
+#include "elements.cuh"
+#include "nm.h"
+#include "nm_places.h"
+#include "wgmma.cuh"
+
+namespace sparsekit::cuda {
+namespace {
+
+using namespace wgmma;
+
+constexpr int kGiven = 40;   // registers that a loading thread keeps
+constexpr int kTaken = 232;  // registers that a multiplying thread has then
+
+struct Work {
+  const uint8_t* panels;
+  const void* bias;
+  void* y;
+  float* partial;
+  int64_t rows, batch;
+  int64_t row_tiles, token_tiles, blocks, items;
+  int splits;
+};
+
+// One tile over one part of the columns.
+struct Item {
+  Tile tile;
+  int split;
+  int64_t first, last;  // blocks of columns
+};
+
+__device__ __forceinline__ Item item_of(const Work& work, int64_t index) {
+  const int64_t tiles = work.row_tiles * work.token_tiles;
+  const int split = static_cast<int>(index / tiles);
+  return {tile_of(index % tiles, work.row_tiles, work.token_tiles), split, first_block(split, work.splits, work.blocks),
+          first_block(split + 1, work.splits, work.blocks)};
+}
+
+// The ring as one side sees it: a slot, and the parity of the phase that the side waits for.
+template <int kTokens>
+struct Ring {
+  uint32_t base, full, empty;  // shared addresses: of slot 0, and of its barriers
+  uint32_t slot = 0, parity;
+
+  __device__ uint32_t stage() const { return base + slot * stage_bytes(kTokens); }
+  __device__ uint32_t filled() const { return full + slot * 8; }
+  __device__ uint32_t emptied() const { return empty + slot * 8; }
+  __device__ void advance() {
+    if (++slot == stages(kTokens)) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <int kTokens>
+__device__ __forceinline__ void feed(const CUtensorMap& tokens, const Work& work, Ring<kTokens> ring) {
+  for (int64_t index = blockIdx.x; index < work.items; index += gridDim.x) {
+    const Item item = item_of(work, index);
+    for (int64_t block = item.first; block < item.last; ++block) {
+      wait_phase(ring.emptied(), ring.parity);
+      arrive_expecting(ring.filled(), stage_bytes(kTokens));
+      bulk_copy(ring.stage(), work.panels + panel_at(item.tile.rows, block, work.blocks), kPanelBytes, ring.filled());
+      tensor_copy(ring.stage() + kPanelBytes, tokens, static_cast<int>(block * kColumns),
+                  static_cast<int>(item.tile.tokens * kTokens), ring.filled());
+      ring.advance();
+    }
+  }
+}
+
+// Sums one item. A slot is given back by each warp once the group of multiplications after its own has been issued.
+template <class T, int kTokens>
+__device__ __forceinline__ void sum_up(const Item& item, Ring<kTokens>& ring, float (&sums)[kTokens / 2]) {
+  const int warpgroup = threadIdx.x / 128;
+  const bool speaks = threadIdx.x % 32 == 0;
+  uint32_t previous = 0;
+  pin(sums);
+  for (int64_t block = item.first; block < item.last; ++block) {
+    wait_phase(ring.filled(), ring.parity);
+    const uint32_t stage = ring.stage();
+    uint32_t metadata;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(metadata) : "r"(stage + metadata_at(threadIdx.x)) : "memory");
+    wgmma_fence();
+    wgmma_sp<T, kTokens, 0>(sums, weights_at(stage, warpgroup, 0), tokens_at(stage, 0), metadata, block != item.first);
+    wgmma_sp<T, kTokens, 1>(sums, weights_at(stage, warpgroup, 1), tokens_at(stage, 1), metadata, true);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (block != item.first && speaks) arrive(previous);
+    previous = ring.emptied();
+    ring.advance();
+  }
+  wgmma_wait<0>();
+  pin(sums);
+  if (speaks) arrive(previous);
+}
+
+template <int kTokens>
+__device__ __forceinline__ void store_partial(const Work& work, const Item& item, const float (&sums)[kTokens / 2]) {
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) {
+    const Place place = place_of(threadIdx.x, i);
+    const int64_t row = item.tile.rows * kTileRows + place.row, token = item.tile.tokens * kTokens + place.token;
+    if (row < work.rows && token < work.batch) {
+      work.partial[(item.split * work.batch + token) * work.rows + row] = sums[i];
+    }
+  }
+}
+
+// Eight outputs of one token.
+template <class T>
+__device__ __forceinline__ void store_chunk(const Work& work, int64_t token, int64_t row, uint4 chunk) {
+  if (token >= work.batch || row >= work.rows) return;
+  T* to = static_cast<T*>(work.y) + token * work.rows + row;
+  if (work.rows % 8 == 0) {  // y starts on a multiple of 16 bytes
+    *reinterpret_cast<uint4*>(to) = chunk;
+    return;
+  }
+  const uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const auto bits = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+    if (row + i < work.rows) reinterpret_cast<uint16_t*>(to)[i] = bits;
+  }
+}
+
+template <class T, int kTokens>
+__device__ __forceinline__ void store(const Work& work, const Item& item, const float (&sums)[kTokens / 2],
+                                      const uint8_t* buffer) {
+  const int lane = threadIdx.x % 32;
+  const int64_t first_row = item.tile.rows * kTileRows + threadIdx.x / 32 * 16;
+  const T* bias = static_cast<const T*>(work.bias);
+  float starts[2] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = first_row + lane / 4 + half * 8;
+    if (bias != nullptr && row < work.rows) starts[half] = widened(bias[row]);
+  }
+#pragma unroll
+  for (int part = 0; part < kTokens / kOutTokens; ++part) {
+    __syncwarp();  // what was in the buffer has been read
+#pragma unroll
+    for (int tokens8 = 0; tokens8 < kOutTokens / 8; tokens8 += 2) {
+      uint32_t matrices[4];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        const int i = (part * (kOutTokens / 8) + tokens8 + m / 2) * 4 + m % 2 * 2;
+        matrices[m] = paired<T>(sums[i] + starts[m % 2], sums[i + 1] + starts[m % 2]);
+      }
+      store_matrices_transposed(shared_address(buffer) + stmatrix_at(tokens8, lane), matrices);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int token = (lane + i * 32) / 2, half = lane % 2;
+      const auto chunk = *reinterpret_cast<const uint4*>(buffer + token * kOutPitch + half * 16);
+      store_chunk<T>(work, item.tile.tokens * kTokens + part * kOutTokens + token, first_row + half * 8, chunk);
+    }
+  }
+}
+
+// Cost: 9/16 of the dense weight's bytes per tile of tokens; 2 FLOP per kept weight and token.
+template <class T, int kTokens>
+__global__ void __launch_bounds__(kThreads, 1)
+    multiply_many(const __grid_constant__ CUtensorMap tokens, const Work work) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kStages = stages(kTokens);
+  __shared__ __align__(8) uint64_t barriers[2 * kStages];
+  extern __shared__ uint8_t shared[];
+  uint8_t* base = shared + (1024 - shared_address(shared) % 1024) % 1024;  // the swizzles repeat within 1024 bytes
+  const uint32_t full = shared_address(barriers), empty = full + kStages * 8;
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < kStages; ++slot) {
+      barrier_init(full + slot * 8, 1);
+      barrier_init(empty + slot * 8, 4 * kConsumers);
+    }
+    fence_barriers();
+  }
+  __syncthreads();
+  if (threadIdx.x / 128 == kConsumers) {
+    give_registers<kGiven>();
+    // All slots are empty at first: the loader waits for the phase before the first, which has ended.
+    if (threadIdx.x % 128 == 0) feed<kTokens>(tokens, work, {shared_address(base), full, empty, 0, 1});
+  } else {
+    take_registers<kTaken>();
+    const uint8_t* buffer = base + kStages * stage_bytes(kTokens) + threadIdx.x / 32 * kOutBytes;
+    Ring<kTokens> ring = {shared_address(base), full, empty, 0, 0};
+    float sums[kTokens / 2];
+    for (int64_t index = blockIdx.x; index < work.items; index += gridDim.x) {
+      const Item item = item_of(work, index);
+      sum_up<T, kTokens>(item, ring, sums);
+      if (work.splits > 1) {
+        store_partial<kTokens>(work, item, sums);
+      } else {
+        store<T, kTokens>(work, item, sums, buffer);
+      }
+    }
+  }
+#endif
+}
+
+// The driver's own function, found at run time: nothing here links to libcuda.
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult answer = cudaDriverEntryPointSymbolNotFound;
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &answer),
+        "looking for cuTensorMapEncodeTiled");
+  if (found == nullptr || answer != cudaDriverEntryPointSuccess) {
+    throw std::runtime_error("expected a driver that has cuTensorMapEncodeTiled, CUDA 12.0 or newer");
+  }
+  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
+}
+
+// Boxes of 64 columns of `tokens` tokens, laid out under the 128-byte swizzle.
+CUtensorMap map_of(const NmWeight& weight, const NmProduct& product, int tokens) {
+  static const auto encode = encoder();
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(weight.columns), static_cast<cuuint64_t>(product.batch)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(product.x_stride) * 2};
+  const cuuint32_t box[2] = {kColumns, static_cast<cuuint32_t>(tokens)}, steps[2] = {1, 1};
+  const CUresult status =
+      encode(&map, weight.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
+             const_cast<void*>(product.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    throw std::runtime_error("describing x to the copy engine: the driver answered error " + std::to_string(status));
+  }
+  return map;
+}
+
+template <class T, int kTokens>
+void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
+  Work work = {static_cast<const uint8_t*>(weight.panels),
+               product.bias,
+               product.y,
+               launch.partial,
+               weight.rows,
+               product.batch,
+               over(weight.rows, kTileRows),
+               over(product.batch, kTokens),
+               over(weight.columns, kColumns),
+               0,
+               launch.splits};
+  work.items = work.row_tiles * work.token_tiles * work.splits;
+  const auto kernel = multiply_many<T, kTokens>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(kTokens)),
+        "asking for shared memory for the 2:4 kernel of many tokens");
+  const int64_t grid = work.items < launch.multiprocessors ? work.items : launch.multiprocessors;
+  kernel<<<static_cast<unsigned>(grid), kThreads, shared_bytes(kTokens), static_cast<cudaStream_t>(launch.stream)>>>(
+      map_of(weight, product, kTokens), work);
+  check(cudaGetLastError(), "launching the 2:4 kernel of many tokens");
+  if (launch.splits > 1) nm_sum_parts(weight, product, launch);
+}
+
+template <class T>
+void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  switch (launch.tokens) {
+    case 128: return launch_many<T, 128>(weight, product, launch);
+    case 256: return launch_many<T, 256>(weight, product, launch);
+    default: throw std::runtime_error("expected tiles of 128 or 256 tokens, got " + std::to_string(launch.tokens));
+  }
+}
+
+}  // namespace
+
+void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+  weight.bf16 ? launch_many<__nv_bfloat16>(weight, product, launch) : launch_many<__half>(weight, product, launch);
+}
+
+}  // namespace sparsekit::cuda
