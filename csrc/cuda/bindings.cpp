@@ -64,6 +64,7 @@ void add_wgmma_places(py::module_ m) {
   m.def("weights_at", &wgmma::weights_at);
   m.def("tokens_at", &wgmma::tokens_at);
   m.def("stmatrix_at", &wgmma::stmatrix_at);
+  m.def("first_sum", &wgmma::first_sum);
   m.def("place_of", as_pair(&wgmma::place_of));
 }
 

@@ -140,6 +140,11 @@ SPARSEKIT_HOST_DEVICE inline int stmatrix_at(int tokens8, int lane) {
   return ((tokens8 + matrix / 2) * 8 + lane % 8) * kOutPitch + matrix % 2 * 16;
 }
 
+// Of the four matrices that it stores for part `part` of the tokens: the first of two sums of `matrix`.
+SPARSEKIT_HOST_DEVICE inline int first_sum(int part, int tokens8, int matrix) {
+  return (part * (kOutTokens / 8) + tokens8 + matrix / 2) * 4 + matrix % 2 * 2;
+}
+
 SPARSEKIT_HOST_DEVICE constexpr int shared_bytes(int tokens) {
   return 1024 + stages(tokens) * stage_bytes(tokens) + 4 * kConsumers * kOutBytes;
 }

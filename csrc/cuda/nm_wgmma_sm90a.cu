@@ -75,7 +75,7 @@ __device__ __forceinline__ void feed(const CUtensorMap& tokens, const Work& work
 // Sums one item. A slot is given back by each warp once the group of multiplications after its own has been issued.
 template <class T, int kTokens>
 __device__ __forceinline__ void sum_up(const Item& item, Ring<kTokens>& ring, float (&sums)[kTokens / 2]) {
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0);  // known to be the same in all of a warp
   const bool speaks = threadIdx.x % 32 == 0;
   uint32_t previous = 0;
   pin(sums);
@@ -147,7 +147,7 @@ __device__ __forceinline__ void store(const Work& work, const Item& item, const 
       uint32_t matrices[4];
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
-        const int i = (part * (kOutTokens / 8) + tokens8 + m / 2) * 4 + m % 2 * 2;
+        const int i = first_sum(part, tokens8, m);
         matrices[m] = paired<T>(sums[i] + starts[m % 2], sums[i + 1] + starts[m % 2]);
       }
       store_matrices_transposed(shared_address(buffer) + stmatrix_at(tokens8, lane), matrices);

@@ -47,7 +47,7 @@ print("reason", describe()["reason"])
 def built(folder, **options):
     """Copy the package without its extension, build as ``options`` say, and return what :data:`CHECK` prints."""
     shutil.copytree(ROOT / "sparsekit", folder / "sparsekit", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    environment = {**os.environ, **options}
+    environment = {**os.environ, "SPARSEKIT_NO_CUDA": "1", **options}
     environment.pop("SPARSEKIT_ISA", None)
     build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp"]
     ran = subprocess.run(
