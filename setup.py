@@ -114,7 +114,7 @@ class BuildNative(build_ext):
         sources = [s for s in extension.sources if "90a" in archs or not s.endswith("_sm90a.cu")]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = list(pool.map(compile_one, sources))
-        linker = [nvcc(), "-shared", "-cudart=static", "-Xlinker=-s", *objects, "-o"]
+        linker = [nvcc(), "-shared", "--no-device-link", "-cudart=static", "-Xlinker=-s", *objects, "-o"]
         self.place(extension, lambda linked: self.spawn([*linker, linked]))
 
     def place(self, extension: Extension, link: Callable[[str], None]) -> None:

@@ -43,7 +43,7 @@ def mma_sp(a: np.ndarray, b: np.ndarray, metadata: np.ndarray, selector: int) ->
     row = np.where((i < 2) | ((i >= 4) & (i < 6)), GROUP[:, None], GROUP[:, None] + 8)
     chunk = IN_GROUP[:, None] + np.where(i < 4, 0, 4)
     kept[row, 2 * chunk + i % 2] = a
-    # Figure 121, the pattern of 9.7.14.5.8 continued: row = threadID_in_group * 2 + (i & 1) + 8 * (i / 2), col = groupID.
+    # Figure 121, as 9.7.14.5.8 goes on: row = threadID_in_group * 2 + (i & 1) + 8 * (i / 2), col = groupID.
     tokens[IN_GROUP[:, None] * 2 + i % 2 + 8 * (i // 2), GROUP[:, None]] = b
     product = dense_rows(kept, metadata, selector) @ tokens
     c = np.arange(
