@@ -40,6 +40,7 @@ void add_mma_places(py::module_ m) {
   m.attr("steps") = mma::kSteps;
   m.attr("warps") = mma::kWarps;
   m.attr("panel_bytes") = mma::kPanelBytes;
+  m.def("shared_bytes", &mma::shared_bytes);
   m.def("panel_at", &mma::panel_at);
   m.def("values_at", &mma::values_at);
   m.def("metadata_at", &mma::metadata_at);
@@ -84,7 +85,7 @@ PYBIND11_MODULE(_cuda, m) {
   weight.def("wgmma", multiplied_by(&nm_wgmma), py::call_guard<py::gil_scoped_release>());
 #endif
 
-  m.def("tile_of", [](int64_t index, int64_t row_tiles, int64_t token_tiles) {
+  m.def("tile_of", [](uint32_t index, uint32_t row_tiles, uint32_t token_tiles) {
     const Tile tile = tile_of(index, row_tiles, token_tiles);
     return std::make_tuple(tile.rows, tile.tokens);
   });

@@ -35,6 +35,13 @@ void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& la
 // wgmma.sp, sm_90a: tiles of 128 or 256 tokens.
 void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch);
 
+// How many tiles and blocks of columns there are. Errors in words where a kernel could not count them, or where a part
+// would be empty.
+struct NmCounts {
+  uint32_t row_tiles, token_tiles, blocks, items;  // an item is a tile over one part of the columns
+};
+NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch, int block_columns);
+
 // y = bias + the sum of the parts.
 void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch);
 

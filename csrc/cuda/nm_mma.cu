@@ -21,7 +21,7 @@ struct Work {
   void* y;
   float* partial;
   int64_t rows, columns, batch, x_bytes;  // bytes from one token to the next
-  int64_t row_tiles, token_tiles, blocks;
+  NmCounts counts;
   int splits;
 };
 
@@ -84,14 +84,16 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], uint4 a, uint4 b, ui
 
 // One stage: the panels of this warp and, shared among the warps, columns [block * kColumns, ...) of the tokens.
 template <int kTokens>
-__device__ __forceinline__ void load(const Work& work, Tile tile, int64_t block, uint32_t stage) {
+__device__ __forceinline__ void load(const Work& work, Tile tile, uint32_t block, uint32_t stage) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint8_t* panel = work.panels + panel_at(tile.rows * kWarps + warp, block, work.blocks);
+  const uint8_t* panel =
+      work.panels + panel_at(static_cast<int64_t>(tile.rows) * kWarps + warp, block, work.counts.blocks);
   for (int at = lane * 16; at < kPanelBytes; at += 32 * 16) copy_async(stage + warp * kPanelBytes + at, panel + at, 16);
   const uint32_t tokens = stage + kWarps * kPanelBytes;
   for (int at = threadIdx.x; at < kTokens * kTokenBytes / 16; at += kThreads) {
     const int chunk = at % (kTokenBytes / 16), token = at / (kTokenBytes / 16);
-    const int64_t column = block * kColumns + chunk * 8, row = tile.tokens * kTokens + token;
+    const int64_t column = static_cast<int64_t>(block) * kColumns + chunk * 8;
+    const int64_t row = static_cast<int64_t>(tile.tokens) * kTokens + token;
     const int64_t left = row < work.batch ? (work.columns - column) * 2 : 0;
     const int bytes = left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
     const uint8_t* from = bytes > 0 ? work.x + row * work.x_bytes + column * 2 : work.x;
@@ -127,12 +129,12 @@ __device__ __forceinline__ void store(const Work& work, Tile tile, int split, co
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const Place place = place_of(lane, i);
-    const int64_t row = tile.rows * kTileRows + warp * 16 + place.row;
+    const int64_t row = static_cast<int64_t>(tile.rows) * kTileRows + warp * 16 + place.row;
     if (row >= work.rows) continue;
     const float start = bias != nullptr && work.splits == 1 ? widened(bias[row]) : 0.0f;
 #pragma unroll
     for (int n = 0; n < kTokens / 8; ++n) {
-      const int64_t token = tile.tokens * kTokens + n * 8 + place.token;
+      const int64_t token = static_cast<int64_t>(tile.tokens) * kTokens + n * 8 + place.token;
       if (token >= work.batch) continue;
       if (work.splits == 1) {
         static_cast<T*>(work.y)[token * work.rows + row] = narrowed<T>(sums[n][i] + start);
@@ -145,27 +147,26 @@ __device__ __forceinline__ void store(const Work& work, Tile tile, int split, co
 
 // Cost: 9/16 of the dense weight's bytes, once per tile of tokens; 2 FLOP per kept weight and token.
 template <class T, int kTokens>
-__global__ void __launch_bounds__(kThreads) multiply_few(const Work work) {
+__global__ void __launch_bounds__(kThreads, kTokens == 64 ? 1 : 2) multiply_few(const Work work) {
   extern __shared__ __align__(128) uint8_t shared[];
   const uint32_t ring = shared_address(shared);
-  const int64_t tiles = work.row_tiles * work.token_tiles;
-  const Tile tile = tile_of(blockIdx.x % tiles, work.row_tiles, work.token_tiles);
+  const NmCounts& counts = work.counts;
+  const uint32_t tiles = counts.row_tiles * counts.token_tiles;
+  const Tile tile = tile_of(blockIdx.x % tiles, counts.row_tiles, counts.token_tiles);
   const int split = static_cast<int>(blockIdx.x / tiles);
-  const int64_t first = first_block(split, work.splits, work.blocks);
-  const int64_t last = first_block(split + 1, work.splits, work.blocks);
-  const auto stage = [&](int64_t block) {
-    return ring + static_cast<uint32_t>((block - first) % kStages) * stage_bytes(kTokens);
-  };
+  const uint32_t first = first_block(split, work.splits, counts.blocks);
+  const uint32_t last = first_block(split + 1, work.splits, counts.blocks);
+  const auto stage = [&](uint32_t block) { return ring + (block - first) % kStages * stage_bytes(kTokens); };
   // A group is committed in every turn, empty or not, so that the count of pending groups always tells the stage.
-  for (int64_t block = first; block < first + kStages - 1; ++block) {
+  for (uint32_t block = first; block < first + kStages - 1; ++block) {
     if (block < last) load<kTokens>(work, tile, block, stage(block));
     commit();
   }
   float sums[kTokens / 8][4] = {};
-  for (int64_t block = first; block < last; ++block) {
+  for (uint32_t block = first; block < last; ++block) {
     wait<kStages - 2>();
     __syncthreads();  // the stage is there for all warps, and the one before it has been read by all
-    const int64_t next = block + kStages - 1;
+    const uint32_t next = block + kStages - 1;
     if (next < last) load<kTokens>(work, tile, next, stage(next));
     commit();
     multiply<T, kTokens>(stage(block), sums);
@@ -175,12 +176,10 @@ __global__ void __launch_bounds__(kThreads) multiply_few(const Work work) {
 
 template <class T, int kTokens>
 void launch_few(const Work& work, cudaStream_t stream) {
-  constexpr int kShared = kStages * stage_bytes(kTokens);
   const auto kernel = multiply_few<T, kTokens>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(kTokens)),
         "asking for shared memory for the 2:4 kernel of few tokens");
-  const int64_t blocks = work.row_tiles * work.token_tiles * work.splits;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, kShared, stream>>>(work);
+  kernel<<<work.counts.items, kThreads, shared_bytes(kTokens), stream>>>(work);
   check(cudaGetLastError(), "launching the 2:4 kernel of few tokens");
 }
 
@@ -197,7 +196,6 @@ void launch_few(int tokens, const Work& work, cudaStream_t stream) {
 }  // namespace
 
 void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
   const Work work = {static_cast<const uint8_t*>(weight.panels),
                      static_cast<const uint8_t*>(product.x),
                      product.bias,
@@ -207,9 +205,7 @@ void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& la
                      weight.columns,
                      product.batch,
                      product.x_stride * 2,
-                     over(weight.rows, kTileRows),
-                     over(product.batch, launch.tokens),
-                     over(weight.columns, kColumns),
+                     nm_counts(weight, product, launch, kColumns),
                      launch.splits};
   const auto stream = static_cast<cudaStream_t>(launch.stream);
   weight.bf16 ? launch_few<__nv_bfloat16>(launch.tokens, work, stream)

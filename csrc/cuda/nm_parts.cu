@@ -2,6 +2,7 @@
 #include "check.h"
 #include "elements.cuh"
 #include "nm.h"
+#include "nm_places.h"
 
 namespace sparsekit::cuda {
 namespace {
@@ -32,6 +33,21 @@ void launch_sum(const NmWeight& weight, const NmProduct& product, const NmLaunch
 }
 
 }  // namespace
+
+NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch, int block_columns) {
+  const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
+  const int64_t row_tiles = over(weight.rows, kTileRows), token_tiles = over(product.batch, launch.tokens);
+  const int64_t blocks = over(weight.columns, block_columns), items = row_tiles * token_tiles * launch.splits;
+  if (launch.splits < 1 || launch.splits > blocks) {
+    throw std::runtime_error("expected 1 to " + std::to_string(blocks) + " parts of the columns, got " +
+                             std::to_string(launch.splits));
+  }
+  if (items < 1 || items > INT32_MAX) {
+    throw std::runtime_error("expected 1 to 2^31 - 1 tiles and parts, got " + std::to_string(items));
+  }
+  const auto counted = [](int64_t value) { return static_cast<uint32_t>(value); };
+  return {counted(row_tiles), counted(token_tiles), counted(blocks), counted(items)};
+}
 
 void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
   weight.bf16 ? launch_sum<__nv_bfloat16>(weight, product, launch) : launch_sum<__half>(weight, product, launch);

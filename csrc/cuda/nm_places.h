@@ -21,22 +21,23 @@ struct Place {
   int token;  // of the tile of tokens
 };
 
+// Tiles, parts and blocks are counted in 32 bits: 64-bit divisions are calls to functions.
 struct Tile {
-  int64_t rows;    // which tile of outputs
-  int64_t tokens;  // which tile of tokens
+  uint32_t rows;    // which tile of outputs
+  uint32_t tokens;  // which tile of tokens
 };
 
 // Tiles are walked in groups of kGroup tiles of outputs, so that the blocks that run at one time share both operands.
-constexpr int kGroup = 8;
+constexpr uint32_t kGroup = 8;
 
-SPARSEKIT_HOST_DEVICE inline Tile tile_of(int64_t index, int64_t row_tiles, int64_t token_tiles) {
-  const int64_t group = index / (kGroup * token_tiles), within = index % (kGroup * token_tiles);
-  const int64_t left = row_tiles - group * kGroup, wide = left < kGroup ? left : kGroup;
+SPARSEKIT_HOST_DEVICE inline Tile tile_of(uint32_t index, uint32_t row_tiles, uint32_t token_tiles) {
+  const uint32_t group = index / (kGroup * token_tiles), within = index % (kGroup * token_tiles);
+  const uint32_t left = row_tiles - group * kGroup, wide = left < kGroup ? left : kGroup;
   return {group * kGroup + within % wide, within / wide};
 }
 
 // A part of the columns: part `split` of `splits` takes the blocks [first_block(split), first_block(split + 1)).
-SPARSEKIT_HOST_DEVICE inline int64_t first_block(int64_t split, int64_t splits, int64_t blocks) {
+SPARSEKIT_HOST_DEVICE inline uint32_t first_block(uint32_t split, uint32_t splits, uint32_t blocks) {
   return split * blocks / splits;
 }
 
@@ -55,9 +56,10 @@ constexpr int kPanelBytes = kValueBytes + 32 * 8;
 constexpr int kTokenBytes = kColumns * 2;  // of one token in a stage
 
 SPARSEKIT_HOST_DEVICE constexpr int stage_bytes(int tokens) { return kWarps * kPanelBytes + tokens * kTokenBytes; }
+SPARSEKIT_HOST_DEVICE constexpr int shared_bytes(int tokens) { return kStages * stage_bytes(tokens); }
 
 // Bytes from the first panel of the weight; a panel belongs to 16 rows and one block of columns.
-SPARSEKIT_HOST_DEVICE inline int64_t panel_at(int64_t row_block, int64_t block, int64_t blocks) {
+SPARSEKIT_HOST_DEVICE inline int64_t panel_at(int64_t row_block, uint32_t block, uint32_t blocks) {
   return (row_block * blocks + block) * kPanelBytes;
 }
 
@@ -97,7 +99,7 @@ constexpr int kTokenBytes = kColumns * 2;
 SPARSEKIT_HOST_DEVICE constexpr int stage_bytes(int tokens) { return kPanelBytes + tokens * kTokenBytes; }
 SPARSEKIT_HOST_DEVICE constexpr int stages(int tokens) { return tokens == 256 ? 5 : 8; }
 
-SPARSEKIT_HOST_DEVICE inline int64_t panel_at(int64_t row_tile, int64_t block, int64_t blocks) {
+SPARSEKIT_HOST_DEVICE inline int64_t panel_at(int64_t row_tile, uint32_t block, uint32_t blocks) {
   return (row_tile * blocks + block) * kPanelBytes;
 }
 

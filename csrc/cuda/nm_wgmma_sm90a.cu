@@ -22,7 +22,7 @@ struct Work {
   void* y;
   float* partial;
   int64_t rows, batch;
-  int64_t row_tiles, token_tiles, blocks, items;
+  NmCounts counts;
   int splits;
 };
 
@@ -30,14 +30,15 @@ struct Work {
 struct Item {
   Tile tile;
   int split;
-  int64_t first, last;  // blocks of columns
+  uint32_t first, last;  // blocks of columns
 };
 
-__device__ __forceinline__ Item item_of(const Work& work, int64_t index) {
-  const int64_t tiles = work.row_tiles * work.token_tiles;
+__device__ __forceinline__ Item item_of(const Work& work, uint32_t index) {
+  const NmCounts& counts = work.counts;
+  const uint32_t tiles = counts.row_tiles * counts.token_tiles;
   const int split = static_cast<int>(index / tiles);
-  return {tile_of(index % tiles, work.row_tiles, work.token_tiles), split, first_block(split, work.splits, work.blocks),
-          first_block(split + 1, work.splits, work.blocks)};
+  return {tile_of(index % tiles, counts.row_tiles, counts.token_tiles), split,
+          first_block(split, work.splits, counts.blocks), first_block(split + 1, work.splits, counts.blocks)};
 }
 
 // The ring as one side sees it: a slot, and the parity of the phase that the side waits for.
@@ -59,12 +60,13 @@ struct Ring {
 
 template <int kTokens>
 __device__ __forceinline__ void feed(const CUtensorMap& tokens, const Work& work, Ring<kTokens> ring) {
-  for (int64_t index = blockIdx.x; index < work.items; index += gridDim.x) {
+  for (uint32_t index = blockIdx.x; index < work.counts.items; index += gridDim.x) {
     const Item item = item_of(work, index);
-    for (int64_t block = item.first; block < item.last; ++block) {
+    for (uint32_t block = item.first; block < item.last; ++block) {
       wait_phase(ring.emptied(), ring.parity);
       arrive_expecting(ring.filled(), stage_bytes(kTokens));
-      bulk_copy(ring.stage(), work.panels + panel_at(item.tile.rows, block, work.blocks), kPanelBytes, ring.filled());
+      bulk_copy(ring.stage(), work.panels + panel_at(item.tile.rows, block, work.counts.blocks), kPanelBytes,
+                ring.filled());
       tensor_copy(ring.stage() + kPanelBytes, tokens, static_cast<int>(block * kColumns),
                   static_cast<int>(item.tile.tokens * kTokens), ring.filled());
       ring.advance();
@@ -79,7 +81,7 @@ __device__ __forceinline__ void sum_up(const Item& item, Ring<kTokens>& ring, fl
   const bool speaks = threadIdx.x % 32 == 0;
   uint32_t previous = 0;
   pin(sums);
-  for (int64_t block = item.first; block < item.last; ++block) {
+  for (uint32_t block = item.first; block < item.last; ++block) {
     wait_phase(ring.filled(), ring.parity);
     const uint32_t stage = ring.stage();
     uint32_t metadata;
@@ -103,7 +105,8 @@ __device__ __forceinline__ void store_partial(const Work& work, const Item& item
 #pragma unroll
   for (int i = 0; i < kTokens / 2; ++i) {
     const Place place = place_of(threadIdx.x, i);
-    const int64_t row = item.tile.rows * kTileRows + place.row, token = item.tile.tokens * kTokens + place.token;
+    const int64_t row = static_cast<int64_t>(item.tile.rows) * kTileRows + place.row;
+    const int64_t token = static_cast<int64_t>(item.tile.tokens) * kTokens + place.token;
     if (row < work.rows && token < work.batch) {
       work.partial[(item.split * work.batch + token) * work.rows + row] = sums[i];
     }
@@ -131,7 +134,8 @@ template <class T, int kTokens>
 __device__ __forceinline__ void store(const Work& work, const Item& item, const float (&sums)[kTokens / 2],
                                       const uint8_t* buffer) {
   const int lane = threadIdx.x % 32;
-  const int64_t first_row = item.tile.rows * kTileRows + threadIdx.x / 32 * 16;
+  const int64_t first_row = static_cast<int64_t>(item.tile.rows) * kTileRows + threadIdx.x / 32 * 16;
+  const int64_t first_token = static_cast<int64_t>(item.tile.tokens) * kTokens;
   const T* bias = static_cast<const T*>(work.bias);
   float starts[2] = {};
 #pragma unroll
@@ -157,7 +161,7 @@ __device__ __forceinline__ void store(const Work& work, const Item& item, const 
     for (int i = 0; i < 2; ++i) {
       const int token = (lane + i * 32) / 2, half = lane % 2;
       const auto chunk = *reinterpret_cast<const uint4*>(buffer + token * kOutPitch + half * 16);
-      store_chunk<T>(work, item.tile.tokens * kTokens + part * kOutTokens + token, first_row + half * 8, chunk);
+      store_chunk<T>(work, first_token + part * kOutTokens + token, first_row + half * 8, chunk);
     }
   }
 }
@@ -189,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const uint8_t* buffer = base + kStages * stage_bytes(kTokens) + threadIdx.x / 32 * kOutBytes;
     Ring<kTokens> ring = {shared_address(base), full, empty, 0, 0};
     float sums[kTokens / 2];
-    for (int64_t index = blockIdx.x; index < work.items; index += gridDim.x) {
+    for (uint32_t index = blockIdx.x; index < work.counts.items; index += gridDim.x) {
       const Item item = item_of(work, index);
       sum_up<T, kTokens>(item, ring, sums);
       if (work.splits > 1) {
@@ -233,24 +237,15 @@ CUtensorMap map_of(const NmWeight& weight, const NmProduct& product, int tokens)
 
 template <class T, int kTokens>
 void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
-  Work work = {static_cast<const uint8_t*>(weight.panels),
-               product.bias,
-               product.y,
-               launch.partial,
-               weight.rows,
-               product.batch,
-               over(weight.rows, kTileRows),
-               over(product.batch, kTokens),
-               over(weight.columns, kColumns),
-               0,
-               launch.splits};
-  work.items = work.row_tiles * work.token_tiles * work.splits;
+  const Work work = {
+      static_cast<const uint8_t*>(weight.panels),   product.bias, product.y, launch.partial, weight.rows, product.batch,
+      nm_counts(weight, product, launch, kColumns), launch.splits};
   const auto kernel = multiply_many<T, kTokens>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(kTokens)),
         "asking for shared memory for the 2:4 kernel of many tokens");
-  const int64_t grid = work.items < launch.multiprocessors ? work.items : launch.multiprocessors;
-  kernel<<<static_cast<unsigned>(grid), kThreads, shared_bytes(kTokens), static_cast<cudaStream_t>(launch.stream)>>>(
+  const auto most = static_cast<uint32_t>(launch.multiprocessors);
+  const uint32_t grid = work.counts.items < most ? work.counts.items : most;
+  kernel<<<grid, kThreads, shared_bytes(kTokens), static_cast<cudaStream_t>(launch.stream)>>>(
       map_of(weight, product, kTokens), work);
   check(cudaGetLastError(), "launching the 2:4 kernel of many tokens");
   if (launch.splits > 1) nm_sum_parts(weight, product, launch);
