@@ -61,6 +61,14 @@ def refuses_other_than_hopper(capability: tuple[int, int], architectures: str) -
     return None
 
 
+def refuses_shared_memory(needed: int, device: torch.device) -> Refusal | None:
+    """Return why a thread block of ``needed`` bytes of shared memory does not fit the GPU."""
+    there = int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    if needed <= there:
+        return None
+    return Refusal(f"it needs {needed} bytes of shared memory for this batch, and this GPU gives a block {there}")
+
+
 def serves(architecture: str, capability: tuple[int, int]) -> bool:
     """Whether code built for ``architecture`` runs: one with a letter on that GPU alone, others on newer ones too."""
     digits = architecture.rstrip("af")

@@ -48,7 +48,12 @@ def _refuses(problem: Problem) -> Refusal | None:
 
 
 def _refuses_few(problem: Problem) -> Refusal | None:
-    return _refuses(problem) or _on(problem.device, extension.refuses_capability)
+    refusal = _refuses(problem) or _on(problem.device, extension.refuses_capability)
+    if refusal is not None:
+        return refusal
+    assert extension.MODULE is not None
+    needed = extension.MODULE.mma.shared_bytes(tiles.smallest_tile(problem.batch))
+    return extension.refuses_shared_memory(needed, problem.device)
 
 
 def _refuses_many(problem: Problem) -> Refusal | None:

@@ -62,10 +62,15 @@ class _Product:
         return time + START + moved / BYTES_PER_CYCLE
 
 
+def smallest_tile(batch: int) -> int:
+    """Return the tile of mma.sp that holds ``batch`` tokens, or the largest."""
+    return 8 if batch <= 8 else 32 if batch <= 32 else 64
+
+
 @lru_cache(maxsize=1024)
 def few_tokens(rows: int, columns: int, batch: int, multiprocessors: int) -> Tile:
     """Choose for mma.sp, whose time is that of reading the weight: the smallest tile that holds the batch."""
-    tokens = 8 if batch <= 8 else 32 if batch <= 32 else 64
+    tokens = smallest_tile(batch)
     panels, x = TILE_ROWS * 128 * 9 / 8, tokens * 128 * 2
     cycles = {tokens: (panels + x) / BYTES_PER_CYCLE}
     return _Product(rows, columns, batch, multiprocessors).cheapest(128, cycles)

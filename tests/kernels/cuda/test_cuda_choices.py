@@ -31,8 +31,11 @@ def packed_for(
 def on_gpu(monkeypatch):
     """Tell kernels that the weight is on a GPU of a capability, with torch and a build that have all."""
 
-    def of(*capability: int) -> None:
-        module = type("Module", (), {"architectures": ARCHITECTURES})
+    def of(*capability: int, shared: int = 232448) -> None:
+        mma = type("mma", (), {"shared_bytes": staticmethod(lambda tokens: 4 * (18432 + 256 * tokens))})
+        module = type("Module", (), {"architectures": ARCHITECTURES, "mma": mma})
+        properties = type("Properties", (), {"shared_memory_per_block_optin": shared})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         monkeypatch.setattr(extension, "MODULE", module)
         monkeypatch.setattr(PackedProblem, "device", property(lambda self: torch.device("cuda", 0)))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -82,6 +85,19 @@ def test_gpus_that_run_and_those_that_do_not(on_gpu, capability, batch, many, fe
 def test_weights_that_run_and_those_that_do_not(on_gpu, packed, own, library):
     on_gpu(9, 0)
     assert refusals(packed, 128) == [own, own, library or own]
+
+
+@pytest.mark.parametrize(("batch", "needed"), [(8, None), (9, 106496), (33, 139264)])
+def test_gpus_with_little_shared_memory_run_the_smallest_batches(on_gpu, batch, needed):
+    on_gpu(8, 6, shared=101376)
+    refusal = NM_MV_CUDA.refuses(Problem(packed_for(), batch))
+    said = f"it needs {needed} bytes of shared memory for this batch, and this GPU gives a block 101376"
+    assert str(refusal) == (said if needed else "None")
+
+
+@BUILT
+def test_the_module_says_how_much_shared_memory_a_tile_takes():
+    assert [extension.MODULE.mma.shared_bytes(tokens) for tokens in (8, 32, 64)] == [81920, 106496, 139264]
 
 
 def test_no_batch_is_refused(on_gpu):
