@@ -30,19 +30,19 @@ struct NmLaunch {
 };
 
 // mma.sp, from sm_80 on: tiles of 8, 32 or 64 tokens.
-void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch);
+void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut);
 
 // wgmma.sp, sm_90a: tiles of 128 or 256 tokens.
-void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch);
+void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut);
 
 // How many tiles and blocks of columns there are. Errors in words where a kernel could not count them, or where a part
 // would be empty.
 struct NmCounts {
   uint32_t row_tiles, token_tiles, blocks, items;  // an item is a tile over one part of the columns
 };
-NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch, int block_columns);
+NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut, int block_columns);
 
 // y = bias + the sum of the parts.
-void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch);
+void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut);
 
 }  // namespace sparsekit::cuda

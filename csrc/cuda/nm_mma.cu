@@ -1,9 +1,8 @@
 // 2:4 for few tokens, sm_80 on. Each warp streams the panels of its 16 outputs through a ring of stages in shared
 // memory; the tokens of a stage are shared by the eight warps of the block.
-#include <type_traits>
-
-#include "check.h"
 #include "elements.cuh"
+#include "launch.cuh"
+#include "mma.cuh"
 #include "nm.h"
 #include "nm_places.h"
 
@@ -24,63 +23,6 @@ struct Work {
   NmCounts counts;
   int splits;
 };
-
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// Copies `bytes` of 16 and fills the rest with zeros.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-template <int kPending>
-__device__ __forceinline__ void wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-__device__ __forceinline__ uint4 load16(uint32_t from) {
-  uint4 to;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
-               : "r"(from)
-               : "memory");
-  return to;
-}
-
-__device__ __forceinline__ uint2 load8(uint32_t from) {
-  uint2 to;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(to.x), "=r"(to.y) : "r"(from) : "memory");
-  return to;
-}
-
-__device__ __forceinline__ uint4 load_matrices(uint32_t row) {
-  uint4 to;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
-               : "r"(row)
-               : "memory");
-  return to;
-}
-
-#define SPARSEKIT_MMA_SP(TYPE)                                                                                  \
-  asm volatile("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32." TYPE "." TYPE                      \
-               ".f32 "                                                                                          \
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"            \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
-               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(metadata), \
-                 "n"(kSelector))
-
-template <class T, int kSelector>
-__device__ __forceinline__ void multiply_add(float (&d)[4], uint4 a, uint4 b, uint32_t metadata) {
-  if constexpr (std::is_same_v<T, __half>) {
-    SPARSEKIT_MMA_SP("f16");
-  } else {
-    SPARSEKIT_MMA_SP("bf16");
-  }
-}
 
 // One stage: the panels of this warp and, shared among the warps, columns [block * kColumns, ...) of the tokens.
 template <int kTokens>
@@ -114,9 +56,9 @@ __device__ __forceinline__ void multiply(uint32_t stage, float (&sums)[kTokens /
     for (int n = 0; n < kTokens / 8; ++n) {
       const uint4 b = load_matrices(tokens + ldmatrix_at(step, n, lane));
       if (step % 2 == 0) {
-        multiply_add<T, 0>(sums[n], a, b, word);
+        mma_sp<T, 0>(sums[n], a, b, word);
       } else {
-        multiply_add<T, 1>(sums[n], a, b, word);
+        mma_sp<T, 1>(sums[n], a, b, word);
       }
     }
   }
@@ -148,8 +90,7 @@ __device__ __forceinline__ void store(const Work& work, Tile tile, int split, co
 // Cost: 9/16 of the dense weight's bytes, once per tile of tokens; 2 FLOP per kept weight and token.
 template <class T, int kTokens>
 __global__ void __launch_bounds__(kThreads, kTokens == 64 ? 1 : 2) multiply_few(const Work work) {
-  extern __shared__ __align__(128) uint8_t shared[];
-  const uint32_t ring = shared_address(shared);
+  const uint32_t ring = shared_address(dynamic_shared());
   const NmCounts& counts = work.counts;
   const uint32_t tiles = counts.row_tiles * counts.token_tiles;
   const Tile tile = tile_of(blockIdx.x % tiles, counts.row_tiles, counts.token_tiles);
@@ -160,57 +101,51 @@ __global__ void __launch_bounds__(kThreads, kTokens == 64 ? 1 : 2) multiply_few(
   // A group is committed in every turn, empty or not, so that the count of pending groups always tells the stage.
   for (uint32_t block = first; block < first + kStages - 1; ++block) {
     if (block < last) load<kTokens>(work, tile, block, stage(block));
-    commit();
+    commit_copies();
   }
   float sums[kTokens / 8][4] = {};
   for (uint32_t block = first; block < last; ++block) {
-    wait<kStages - 2>();
+    wait_for_copies<kStages - 2>();
     __syncthreads();  // the stage is there for all warps, and the one before it has been read by all
     const uint32_t next = block + kStages - 1;
     if (next < last) load<kTokens>(work, tile, next, stage(next));
-    commit();
+    commit_copies();
     multiply<T, kTokens>(stage(block), sums);
   }
   store<T, kTokens>(work, tile, split, sums);
 }
 
-template <class T, int kTokens>
-void launch_few(const Work& work, cudaStream_t stream) {
-  const auto kernel = multiply_few<T, kTokens>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(kTokens)),
-        "asking for shared memory for the 2:4 kernel of few tokens");
-  kernel<<<work.counts.items, kThreads, shared_bytes(kTokens), stream>>>(work);
-  check(cudaGetLastError(), "launching the 2:4 kernel of few tokens");
-}
-
 template <class T>
-void launch_few(int tokens, const Work& work, cudaStream_t stream) {
+void launch_few(int tokens, const Work& work, void* stream) {
+  const auto run = [&](void (*kernel)(Work)) {
+    launch("launching the 2:4 kernel of few tokens", kernel,
+           {work.counts.items, kThreads, shared_bytes(tokens), stream}, work);
+  };
   switch (tokens) {
-    case 8: return launch_few<T, 8>(work, stream);
-    case 32: return launch_few<T, 32>(work, stream);
-    case 64: return launch_few<T, 64>(work, stream);
+    case 8: return run(multiply_few<T, 8>);
+    case 32: return run(multiply_few<T, 32>);
+    case 64: return run(multiply_few<T, 64>);
     default: throw std::runtime_error("expected tiles of 8, 32 or 64 tokens, got " + std::to_string(tokens));
   }
 }
 
 }  // namespace
 
-void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+void nm_mma(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut) {
   const Work work = {static_cast<const uint8_t*>(weight.panels),
                      static_cast<const uint8_t*>(product.x),
                      product.bias,
                      product.y,
-                     launch.partial,
+                     cut.partial,
                      weight.rows,
                      weight.columns,
                      product.batch,
                      product.x_stride * 2,
-                     nm_counts(weight, product, launch, kColumns),
-                     launch.splits};
-  const auto stream = static_cast<cudaStream_t>(launch.stream);
-  weight.bf16 ? launch_few<__nv_bfloat16>(launch.tokens, work, stream)
-              : launch_few<__half>(launch.tokens, work, stream);
-  if (launch.splits > 1) nm_sum_parts(weight, product, launch);
+                     nm_counts(weight, product, cut, kColumns),
+                     cut.splits};
+  weight.bf16 ? launch_few<__nv_bfloat16>(cut.tokens, work, cut.stream)
+              : launch_few<__half>(cut.tokens, work, cut.stream);
+  if (cut.splits > 1) nm_sum_parts(weight, product, cut);
 }
 
 }  // namespace sparsekit::cuda

@@ -1,6 +1,6 @@
 // Adds what blocks summed over different parts of the columns, in the order of the parts.
-#include "check.h"
 #include "elements.cuh"
+#include "launch.cuh"
 #include "nm.h"
 #include "nm_places.h"
 
@@ -22,25 +22,23 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-void launch_sum(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
+void launch_sum(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut) {
   const int64_t outputs = product.batch * weight.rows, blocks = (outputs + kThreads - 1) / kThreads;
-  const int64_t most = static_cast<int64_t>(launch.multiprocessors) * 16;
-  const auto grid = static_cast<unsigned>(blocks < most ? blocks : most);
-  sum_parts<T><<<grid, kThreads, 0, static_cast<cudaStream_t>(launch.stream)>>>(
-      launch.partial, static_cast<const T*>(product.bias), static_cast<T*>(product.y), weight.rows, outputs,
-      launch.splits);
-  check(cudaGetLastError(), "launching the sum of the parts of a 2:4 product");
+  const int64_t most = static_cast<int64_t>(cut.multiprocessors) * 16;
+  launch("launching the sum of the parts of a 2:4 product", sum_parts<T>,
+         {static_cast<uint32_t>(blocks < most ? blocks : most), kThreads, 0, cut.stream}, cut.partial,
+         static_cast<const T*>(product.bias), static_cast<T*>(product.y), weight.rows, outputs, cut.splits);
 }
 
 }  // namespace
 
-NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch, int block_columns) {
+NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut, int block_columns) {
   const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
-  const int64_t row_tiles = over(weight.rows, kTileRows), token_tiles = over(product.batch, launch.tokens);
-  const int64_t blocks = over(weight.columns, block_columns), items = row_tiles * token_tiles * launch.splits;
-  if (launch.splits < 1 || launch.splits > blocks) {
+  const int64_t row_tiles = over(weight.rows, kTileRows), token_tiles = over(product.batch, cut.tokens);
+  const int64_t blocks = over(weight.columns, block_columns), items = row_tiles * token_tiles * cut.splits;
+  if (cut.splits < 1 || cut.splits > blocks) {
     throw std::runtime_error("expected 1 to " + std::to_string(blocks) + " parts of the columns, got " +
-                             std::to_string(launch.splits));
+                             std::to_string(cut.splits));
   }
   if (items < 1 || items > INT32_MAX) {
     throw std::runtime_error("expected 1 to 2^31 - 1 tiles and parts, got " + std::to_string(items));
@@ -49,8 +47,8 @@ NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLau
   return {counted(row_tiles), counted(token_tiles), counted(blocks), counted(items)};
 }
 
-void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  weight.bf16 ? launch_sum<__nv_bfloat16>(weight, product, launch) : launch_sum<__half>(weight, product, launch);
+void nm_sum_parts(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut) {
+  weight.bf16 ? launch_sum<__nv_bfloat16>(weight, product, cut) : launch_sum<__half>(weight, product, cut);
 }
 
 }  // namespace sparsekit::cuda

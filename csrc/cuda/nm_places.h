@@ -147,8 +147,12 @@ SPARSEKIT_HOST_DEVICE inline int first_sum(int part, int tokens8, int matrix) {
   return (part * (kOutTokens / 8) + tokens8 + matrix / 2) * 4 + matrix % 2 * 2;
 }
 
+// Shared memory: what it takes to start on a multiple of 1024, the stages, the buffers, and two barriers a stage.
+SPARSEKIT_HOST_DEVICE constexpr int barriers_at(int tokens) {
+  return stages(tokens) * stage_bytes(tokens) + 4 * kConsumers * kOutBytes;
+}
 SPARSEKIT_HOST_DEVICE constexpr int shared_bytes(int tokens) {
-  return 1024 + stages(tokens) * stage_bytes(tokens) + 4 * kConsumers * kOutBytes;
+  return 1024 + barriers_at(tokens) + stages(tokens) * 16;
 }
 
 }  // namespace wgmma

@@ -1,11 +1,10 @@
 // 2:4 for many tokens on the sparse tensor cores of sm_90a. Persistent blocks walk the tiles; one warp feeds a ring of
 // stages in shared memory, two warpgroups multiply 64 outputs each from it.
-#include <cudaTypedefs.h>
-
-#include "check.h"
 #include "elements.cuh"
+#include "launch.cuh"
 #include "nm.h"
 #include "nm_places.h"
+#include "tensor_map.h"
 #include "wgmma.cuh"
 
 namespace sparsekit::cuda {
@@ -84,8 +83,7 @@ __device__ __forceinline__ void sum_up(const Item& item, Ring<kTokens>& ring, fl
   for (uint32_t block = item.first; block < item.last; ++block) {
     wait_phase(ring.filled(), ring.parity);
     const uint32_t stage = ring.stage();
-    uint32_t metadata;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(metadata) : "r"(stage + metadata_at(threadIdx.x)) : "memory");
+    const uint32_t metadata = load4(stage + metadata_at(threadIdx.x));
     wgmma_fence();
     wgmma_sp<T, kTokens, 0>(sums, weights_at(stage, warpgroup, 0), tokens_at(stage, 0), metadata, block != item.first);
     wgmma_sp<T, kTokens, 1>(sums, weights_at(stage, warpgroup, 1), tokens_at(stage, 1), metadata, true);
@@ -172,10 +170,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply_many(const __grid_constant__ CUtensorMap tokens, const Work work) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   constexpr int kStages = stages(kTokens);
-  __shared__ __align__(8) uint64_t barriers[2 * kStages];
-  extern __shared__ uint8_t shared[];
-  uint8_t* base = shared + (1024 - shared_address(shared) % 1024) % 1024;  // the swizzles repeat within 1024 bytes
-  const uint32_t full = shared_address(barriers), empty = full + kStages * 8;
+  uint8_t* base = dynamic_shared();
+  base += (1024 - shared_address(base) % 1024) % 1024;  // the swizzles repeat within 1024 bytes
+  const uint32_t full = shared_address(base) + barriers_at(kTokens), empty = full + kStages * 8;
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kStages; ++slot) {
       barrier_init(full + slot * 8, 1);
@@ -206,64 +203,30 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// The driver's own function, found at run time: nothing here links to libcuda.
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult answer = cudaDriverEntryPointSymbolNotFound;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &answer),
-        "looking for cuTensorMapEncodeTiled");
-  if (found == nullptr || answer != cudaDriverEntryPointSuccess) {
-    throw std::runtime_error("expected a driver that has cuTensorMapEncodeTiled, CUDA 12.0 or newer");
-  }
-  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
-}
-
-// Boxes of 64 columns of `tokens` tokens, laid out under the 128-byte swizzle.
-CUtensorMap map_of(const NmWeight& weight, const NmProduct& product, int tokens) {
-  static const auto encode = encoder();
-  CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(weight.columns), static_cast<cuuint64_t>(product.batch)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(product.x_stride) * 2};
-  const cuuint32_t box[2] = {kColumns, static_cast<cuuint32_t>(tokens)}, steps[2] = {1, 1};
-  const CUresult status =
-      encode(&map, weight.bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-             const_cast<void*>(product.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw std::runtime_error("describing x to the copy engine: the driver answered error " + std::to_string(status));
-  }
-  return map;
-}
-
-template <class T, int kTokens>
-void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  const Work work = {
-      static_cast<const uint8_t*>(weight.panels),   product.bias, product.y, launch.partial, weight.rows, product.batch,
-      nm_counts(weight, product, launch, kColumns), launch.splits};
-  const auto kernel = multiply_many<T, kTokens>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(kTokens)),
-        "asking for shared memory for the 2:4 kernel of many tokens");
-  const auto most = static_cast<uint32_t>(launch.multiprocessors);
-  const uint32_t grid = work.counts.items < most ? work.counts.items : most;
-  kernel<<<grid, kThreads, shared_bytes(kTokens), static_cast<cudaStream_t>(launch.stream)>>>(
-      map_of(weight, product, kTokens), work);
-  check(cudaGetLastError(), "launching the 2:4 kernel of many tokens");
-  if (launch.splits > 1) nm_sum_parts(weight, product, launch);
-}
-
 template <class T>
-void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  switch (launch.tokens) {
-    case 128: return launch_many<T, 128>(weight, product, launch);
-    case 256: return launch_many<T, 256>(weight, product, launch);
-    default: throw std::runtime_error("expected tiles of 128 or 256 tokens, got " + std::to_string(launch.tokens));
+void launch_many(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut) {
+  const Work work = {
+      static_cast<const uint8_t*>(weight.panels), product.bias, product.y, cut.partial, weight.rows, product.batch,
+      nm_counts(weight, product, cut, kColumns),  cut.splits};
+  const auto most = static_cast<uint32_t>(cut.multiprocessors);
+  const auto run = [&](void (*kernel)(CUtensorMap, Work)) {
+    const Boxed x = {product.x, product.batch, weight.columns, product.x_stride, cut.tokens, kColumns, weight.bf16};
+    launch("launching the 2:4 kernel of many tokens", kernel,
+           {work.counts.items < most ? work.counts.items : most, kThreads, shared_bytes(cut.tokens), cut.stream},
+           map_of(x), work);
+  };
+  switch (cut.tokens) {
+    case 128: return run(multiply_many<T, 128>);
+    case 256: return run(multiply_many<T, 256>);
+    default: throw std::runtime_error("expected tiles of 128 or 256 tokens, got " + std::to_string(cut.tokens));
   }
 }
 
 }  // namespace
 
-void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& launch) {
-  weight.bf16 ? launch_many<__nv_bfloat16>(weight, product, launch) : launch_many<__half>(weight, product, launch);
+void nm_wgmma(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut) {
+  weight.bf16 ? launch_many<__nv_bfloat16>(weight, product, cut) : launch_many<__half>(weight, product, cut);
+  if (cut.splits > 1) nm_sum_parts(weight, product, cut);
 }
 
 }  // namespace sparsekit::cuda

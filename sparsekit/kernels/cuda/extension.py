@@ -63,7 +63,8 @@ def refuses_other_than_hopper(capability: tuple[int, int], architectures: str) -
 
 def refuses_shared_memory(needed: int, device: torch.device) -> Refusal | None:
     """Return why a thread block of ``needed`` bytes of shared memory does not fit the GPU."""
-    there = int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    there = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
     if needed <= there:
         return None
     return Refusal(f"it needs {needed} bytes of shared memory for this batch, and this GPU gives a block {there}")

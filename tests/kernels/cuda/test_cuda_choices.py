@@ -34,7 +34,7 @@ def on_gpu(monkeypatch):
     def of(*capability: int, shared: int = 232448) -> None:
         mma = type("mma", (), {"shared_bytes": staticmethod(lambda tokens: 4 * (18432 + 256 * tokens))})
         module = type("Module", (), {"architectures": ARCHITECTURES, "mma": mma})
-        properties = type("Properties", (), {"shared_memory_per_block_optin": shared})
+        properties = type("Properties", (), {"shared_memory_per_block": 49152, "shared_memory_per_block_optin": shared})
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         monkeypatch.setattr(extension, "MODULE", module)
         monkeypatch.setattr(PackedProblem, "device", property(lambda self: torch.device("cuda", 0)))
