@@ -33,6 +33,7 @@ void launch_sum(const NmWeight& weight, const NmProduct& product, const NmLaunch
 }  // namespace
 
 NmCounts nm_counts(const NmWeight& weight, const NmProduct& product, const NmLaunch& cut, int block_columns) {
+  if (cut.tokens < 1) throw std::runtime_error("expected tiles of some tokens, got " + std::to_string(cut.tokens));
   const auto over = [](int64_t value, int64_t by) { return (value + by - 1) / by; };
   const int64_t row_tiles = over(weight.rows, kTileRows), token_tiles = over(product.batch, cut.tokens);
   const int64_t blocks = over(weight.columns, block_columns), items = row_tiles * token_tiles * cut.splits;
