@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sparsekit.formats import NMPacked
 from sparsekit.kernels.cuda import extension
 from sparsekit.kernels.cuda.layout import mma_panels, wgmma_panels
 from sparsekit.patterns import NM
+from tests.kernels.test_extension import Guarded
 from tests.numerics import assert_product
 from tests.weights import random_mask, random_weight
 
@@ -59,12 +61,21 @@ def library(tmp_path_factory) -> ctypes.CDLL:
 
 
 def run(
-    library: ctypes.CDLL, kernel: str, packed: NMPacked, x: Tensor, bias: Tensor | None, cut: tuple[int, int]
+    library: ctypes.CDLL,
+    kernel: str,
+    packed: NMPacked,
+    operands: tuple[Tensor, Tensor | None],
+    cut: tuple[int, int],
+    place: Callable[[Tensor], Tensor] = Tensor.contiguous,
 ) -> Tensor:
-    """The product by ``kernel`` with ``cut`` = (tokens of a tile, parts), on two multiprocessors."""
-    panels, x = LAY_OUT[kernel](packed).contiguous(), extension.readable(x)
-    y = torch.full((x.shape[0], packed.rows), float("nan"), dtype=x.dtype)
-    partial = torch.full((cut[1], *y.shape), float("nan"))
+    """The product of ``operands`` = (x, bias) by ``kernel``, on two multiprocessors.
+
+    ``cut`` is (tokens of a tile, parts); ``place`` moves a buffer of the kernel to where it shall lie.
+    """
+    x, bias = operands
+    panels, x = place(LAY_OUT[kernel](packed)), extension.readable(x)
+    y = place(torch.full((x.shape[0], packed.rows), float("nan"), dtype=x.dtype))
+    partial = place(torch.full((cut[1], *y.shape), float("nan")))
     failure = ctypes.create_string_buffer(300)
     wrong = library.run(
         *(kernel.encode(), panels.data_ptr(), packed.rows, packed.columns, x.dtype == torch.bfloat16),
@@ -86,7 +97,7 @@ def drawn(shape: tuple[int, int], batch: int, dtype: torch.dtype) -> tuple[NMPac
     [
         ("mma", (20, 24), 3, (8, 1)),
         ("mma", (1, 1), 1, (8, 1)),
-        ("mma", (133, 1030), 9, (8, 2)),
+        ("mma", (133, 1029), 9, (8, 2)),
         ("mma", (150, 1025), 33, (32, 3)),
         ("mma", (17, 520), 66, (64, 1)),
         ("wgmma", (20, 24), 3, (128, 1)),
@@ -99,7 +110,7 @@ def drawn(shape: tuple[int, int], batch: int, dtype: torch.dtype) -> tuple[NMPac
 def test_the_kernels_multiply(library, dtype, kernel, shape, batch, cut):
     packed, x, bias = drawn(shape, batch, dtype)
     for given in (bias, None):
-        assert_product(run(library, kernel, packed, x, given, cut), x, packed.unpack(), given)
+        assert_product(run(library, kernel, packed, (x, given), cut), x, packed.unpack(), given)
 
 
 @pytest.mark.parametrize(("kernel", "tokens"), [("mma", 8), ("wgmma", 128)])
@@ -108,7 +119,25 @@ def test_strided_tokens_are_read_in_place(library, kernel, tokens):
     wide = random_weight((5, 400), torch.float16, 3)
     x = wide[:, 8:144]
     assert extension.readable(x).data_ptr() == x.data_ptr()
-    assert_product(run(library, kernel, packed, x, bias, (tokens, 1)), x, packed.unpack(), bias)
+    assert_product(run(library, kernel, packed, (x, bias), (tokens, 1)), x, packed.unpack(), bias)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "batch", "cut"),
+    [
+        ("mma", (133, 136), 5, (8, 1)),
+        ("mma", (16, 1032), 35, (32, 2)),
+        ("wgmma", (133, 136), 5, (128, 1)),
+        ("wgmma", (72, 584), 130, (128, 2)),
+    ],
+)
+def test_nothing_beyond_the_end_of_a_buffer_is_touched(library, kernel, shape, batch, cut):
+    guarded = Guarded()
+    packed, x, bias = drawn(shape, batch, torch.float16)
+    operands = guarded.at_the_end(x), guarded.at_the_end(bias)
+    assert extension.readable(operands[0]) is operands[0]
+    y = run(library, kernel, packed, operands, cut, guarded.at_the_end)
+    assert_product(y, x, packed.unpack(), bias)
 
 
 @pytest.mark.parametrize("kernel", ["mma", "wgmma"])
@@ -124,4 +153,4 @@ def test_strided_tokens_are_read_in_place(library, kernel, tokens):
 def test_a_cut_that_makes_no_sense_is_refused(library, kernel, cut, said):
     packed, x, bias = drawn((16, 64), 2, torch.float16)
     with pytest.raises(AssertionError, match=said):
-        run(library, kernel, packed, x, bias, cut)
+        run(library, kernel, packed, (x, bias), cut)
