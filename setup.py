@@ -50,7 +50,7 @@ OLDEST_NVCC = (12, 5)  # the first that knows mma.sp::ordered_metadata
 def nvcc() -> str | None:
     """The CUDA compiler, or None where there is none that is new enough."""
     home = os.environ.get("CUDA_HOME")
-    found = shutil.which("nvcc", path=str(Path(home, "bin"))) if home else shutil.which("nvcc")
+    found = (shutil.which("nvcc", path=str(Path(home, "bin"))) if home else None) or shutil.which("nvcc")
     if found is None:
         return None
     told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
@@ -199,8 +199,10 @@ def extensions() -> list[Extension]:
         depends=of(files(".h", ".cuh"), cuda=True),
         language="c++",
     )
-    declined = os.environ.get("SPARSEKIT_NO_CUDA") == "1"
-    return [native] if declined or nvcc() is None else [native, cuda]
+    if os.environ.get("SPARSEKIT_NO_CUDA") == "1" or nvcc() is None:
+        return [native]
+    architectures()  # a wrong one is said before anything is compiled
+    return [native, cuda]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
