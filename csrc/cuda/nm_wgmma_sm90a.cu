@@ -14,6 +14,8 @@ using namespace wgmma;
 
 constexpr int kGiven = 40;   // registers that a loading thread keeps
 constexpr int kTaken = 232;  // registers that a multiplying thread has then
+// A block starts with 168 registers a thread, all that 384 threads can have; what is taken has to have been given.
+static_assert(kGiven + kConsumers * kTaken <= (kConsumers + 1) * 168);
 
 struct Work {
   const uint8_t* panels;
