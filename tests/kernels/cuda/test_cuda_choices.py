@@ -269,9 +269,11 @@ def test_without_a_driver_the_error_is_in_words():
         pytest.skip("there is a driver")
     packed = packed_for()
     weight = extension.MODULE.NmWeight(0, packed.rows, packed.columns, False)
-    for native, tokens in ((weight.mma, 8), (weight.wgmma, 128)):
+    for native, tokens in (("mma", 8), ("wgmma", 128)):
+        if not hasattr(weight, native):
+            continue  # a build without 90a
         with pytest.raises(RuntimeError, match=r": cudaError\w+, "):
-            native(0, 1, 48, 0, 0, tokens, 1, 0, 132, 0)
+            getattr(weight, native)(0, 1, 48, 0, 0, tokens, 1, 0, 132, 0)
 
 
 @pytest.mark.parametrize("batch", [8, 11])
