@@ -1,16 +1,22 @@
-"""Builds sparsekit._C: one binary, every instruction set, chosen at run time.
+"""Builds sparsekit._C: one binary, every instruction set, chosen at run time; and where nvcc is found sparsekit._cuda.
 
 Environment:
     SPARSEKIT_BUILD_ISAS    comma-separated instruction sets to build beside scalar (default: all the compiler knows)
-    SPARSEKIT_NO_EXTENSION  set to 1 to install without native kernels
+    SPARSEKIT_CUDA_ARCHS    comma-separated GPU architectures (default: 80,90a); of one without a letter the build keeps
+                            the portable code too, which newer GPUs run
+    SPARSEKIT_NO_CUDA       set to 1 to install without CUDA kernels; CUDA_HOME says where nvcc is, if not on the path
+    SPARSEKIT_NO_EXTENSION  set to 1 to install without native kernels, CUDA included
     SPARSEKIT_WERROR        set to 1 to make compiler warnings errors
 """
 
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +44,37 @@ ISA_FLAGS = {
 }
 BASE_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 ON_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+OLDEST_NVCC = (12, 5)  # the first that knows mma.sp::ordered_metadata
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler, or None where there is none that is new enough."""
+    home = os.environ.get("CUDA_HOME")
+    found = (shutil.which("nvcc", path=str(Path(home, "bin"))) if home else None) or shutil.which("nvcc")
+    if found is None:
+        return None
+    told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"release (\d+)\.(\d+)", told)
+    if version is None or (int(version[1]), int(version[2])) < OLDEST_NVCC:
+        print(f"sparsekit: no CUDA kernels: expected nvcc {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer, got {found}")
+        return None
+    return found
+
+
+def architectures() -> list[str]:
+    """The GPU architectures to build for."""
+    asked = os.environ.get("SPARSEKIT_CUDA_ARCHS", "80,90a")
+    wanted = [arch.strip() for arch in asked.split(",") if arch.strip()]
+    wrong = [arch for arch in wanted if not re.fullmatch(r"(8|9|10|11|12)\d[af]?", arch)]
+    if wrong or not wanted:
+        raise SystemExit(f"SPARSEKIT_CUDA_ARCHS: expected architectures from 80 on such as 80,90a, got {asked!r}")
+    return wanted
+
+
+def code_for(arch: str) -> str:
+    """The option by which nvcc generates code for ``arch``."""
+    portable = f",compute_{arch}" if arch.isdigit() else ""
+    return f"-gencode=arch=compute_{arch},code=[sm_{arch}{portable}]"
 
 
 def isa_of(source: str) -> str:
@@ -47,10 +84,49 @@ def isa_of(source: str) -> str:
 
 
 class BuildNative(build_ext):
-    """Compiles each source with the flags of its instruction set."""
+    """Compiles each source with the flags of its instruction set, and those for the GPU with nvcc."""
 
     def build_extension(self, extension: Extension) -> None:
         """Compile what this compiler and processor family can, and link it."""
+        if extension.name == "sparsekit._cuda":
+            self.build_cuda(extension)
+        else:
+            self.build_native(extension)
+
+    def build_cuda(self, extension: Extension) -> None:
+        """Compile with nvcc and link the CUDA runtime in; the driver is found when a kernel is called."""
+        archs = architectures()
+        errors = ["-Werror=all-warnings"] if os.environ.get("SPARSEKIT_WERROR") == "1" else []
+        host = [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")]
+        includes = [f"-I{folder}" for folder in (*extension.include_dirs, *self.compiler.include_dirs)]
+        macros = [f'-DSPARSEKIT_CUDA_ARCHS="{",".join(archs)}"']
+        macros += [] if "90a" in archs else ["-DSPARSEKIT_WITHOUT_sm90a"]
+        compiler = [nvcc(), "-std=c++17", "-O3", *host, *errors, *includes, *macros]
+        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
+
+        def compile_one(source: str) -> str:
+            own = [arch for arch in archs if arch == "90a" or not source.endswith("_sm90a.cu")]
+            target = str(Path(self.build_temp, f"cuda_{Path(source).stem}.o"))
+            codes = [code_for(arch) for arch in own] if source.endswith(".cu") else []
+            self.spawn([*compiler, *codes, "-c", source, "-o", target])
+            return target
+
+        sources = [s for s in extension.sources if "90a" in archs or not s.endswith("_sm90a.cu")]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(compile_one, sources))
+        linker = [nvcc(), "-shared", "--no-device-link", "-cudart=static", "-Xlinker=-s", *objects, "-o"]
+        self.place(extension, lambda linked: self.spawn([*linker, linked]))
+
+    def place(self, extension: Extension, link: Callable[[str], None]) -> None:
+        """Link beside the extension's place and move it there in one step: a process that runs the old one keeps it."""
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        linked = target.with_name(f"{target.name}.new")
+        link(str(linked))
+        linked.replace(target)
+
+    def build_native(self, extension: Extension) -> None:
+        """Compile for the instruction sets of the processor."""
         common = [*BASE_FLAGS, *(["-Werror"] if os.environ.get("SPARSEKIT_WERROR") == "1" else [])]
         if self.compiles("int main() { return 0; }", ["-fopenmp"]):
             # Compiled for OpenMP but linked to no OpenMP library: the symbols resolve to the pool that torch has
@@ -72,12 +148,8 @@ class BuildNative(build_ext):
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [path for paths in pool.map(compile_one, sources) for path in paths]
         strip = ["-Wl,-s"] if sys.platform == "linux" else []
-        target = Path(self.get_ext_fullpath(extension.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Linked beside its place and moved there in one step: a process that runs the old one keeps it.
-        linked = target.with_name(f"{target.name}.new")
-        self.compiler.link_shared_object(objects, str(linked), extra_postargs=strip, target_lang="c++")
-        linked.replace(target)
+        link = self.compiler.link_shared_object
+        self.place(extension, lambda linked: link(objects, linked, extra_postargs=strip, target_lang="c++"))
 
     def isas(self) -> list[str]:
         """Scalar, and those asked for that the compiler knows."""
@@ -101,13 +173,36 @@ class BuildNative(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """The extension, or none where it was declined."""
+    """The extensions, or none where they were declined."""
     if os.environ.get("SPARSEKIT_NO_EXTENSION") == "1":
         return []
     root = Path(__file__).parent
-    sources = sorted(str(p.relative_to(root)) for p in (root / "csrc").rglob("*.cpp"))
-    headers = sorted(str(p.relative_to(root)) for p in (root / "csrc").rglob("*") if p.suffix in {".h", ".def"})
-    return [Extension("sparsekit._C", sources, include_dirs=["csrc", get_include()], depends=headers, language="c++")]
+    for_gpu = root / "csrc" / "cuda"
+
+    def files(*suffixes: str) -> list[Path]:
+        return sorted(p.relative_to(root) for p in (root / "csrc").rglob("*") if p.suffix in suffixes)
+
+    def of(paths: list[Path], cuda: bool) -> list[str]:
+        return [str(p) for p in paths if (for_gpu in (root / p).parents) == cuda]
+
+    native = Extension(
+        "sparsekit._C",
+        of(files(".cpp"), cuda=False),
+        include_dirs=["csrc", get_include()],
+        depends=of(files(".h", ".def"), cuda=False),
+        language="c++",
+    )
+    cuda = Extension(
+        "sparsekit._cuda",
+        of(files(".cpp", ".cu"), cuda=True),
+        include_dirs=["csrc/cuda", get_include()],
+        depends=of(files(".h", ".cuh"), cuda=True),
+        language="c++",
+    )
+    if os.environ.get("SPARSEKIT_NO_CUDA") == "1" or nvcc() is None:
+        return [native]
+    architectures()  # a wrong one is said before anything is compiled
+    return [native, cuda]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

@@ -1,29 +1,35 @@
 """Code that runs packed weights.
 
-The order of the tuple is the order of preference where nothing was measured: Triton's, native kernels, then the
-reference, which
-for the dense format is what ``nn.Linear`` and ``nn.Conv2d`` do, then the prepacked dense ones, which only a measurement
-chooses.
+The order of the tuple is the order of preference where nothing was measured: native kernels, those for GPUs, then the
+reference, which for the dense format is what ``nn.Linear`` and ``nn.Conv2d`` do, then the prepacked dense ones, which
+only a measurement chooses.
 """
 
 from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem, choose
 from sparsekit.kernels.conv_prepacked import PREPACKED_CONV_KERNELS
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem
+from sparsekit.kernels.cuda import CUDA_KERNELS
 from sparsekit.kernels.native import NATIVE_CONV_KERNELS, NATIVE_GRADIENT_KERNELS, NATIVE_KERNELS
 from sparsekit.kernels.prepacked import PREPACKED_KERNELS
 from sparsekit.kernels.reference import REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS
 from sparsekit.kernels.triton import TRITON_CONV_KERNELS, TRITON_GRADIENT_KERNELS, TRITON_KERNELS
 
-KERNELS: tuple[Kernel, ...] = (*TRITON_KERNELS, *NATIVE_KERNELS, *REFERENCE_KERNELS, *PREPACKED_KERNELS)
+KERNELS: tuple[Kernel, ...] = (
+    *NATIVE_KERNELS,
+    *CUDA_KERNELS,
+    *TRITON_KERNELS,
+    *REFERENCE_KERNELS,
+    *PREPACKED_KERNELS,
+)
 GRADIENT_KERNELS: tuple[GradientKernel, ...] = (
-    *TRITON_GRADIENT_KERNELS,
     *NATIVE_GRADIENT_KERNELS,
+    *TRITON_GRADIENT_KERNELS,
     *REFERENCE_GRADIENT_KERNELS,
 )
 CONV_KERNELS: tuple[ConvKernel, ...] = (
-    *TRITON_CONV_KERNELS,
     *NATIVE_CONV_KERNELS,
+    *TRITON_CONV_KERNELS,
     *REFERENCE_CONV_KERNELS,
     *PREPACKED_CONV_KERNELS,
 )

@@ -47,7 +47,7 @@ print("reason", describe()["reason"])
 def built(folder, **options):
     """Copy the package without its extension, build as ``options`` say, and return what :data:`CHECK` prints."""
     shutil.copytree(ROOT / "sparsekit", folder / "sparsekit", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    environment = {**os.environ, **options}
+    environment = {**os.environ, "SPARSEKIT_NO_CUDA": "1", **options}
     environment.pop("SPARSEKIT_ISA", None)
     build = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp"]
     ran = subprocess.run(
@@ -89,3 +89,32 @@ def test_an_unknown_instruction_set_stops_the_build(tmp_path):
         "SPARSEKIT_BUILD_ISAS: expected some of scalar, avx2, avx512, avx512vpopcntdq, avx512bf16, got sse9"
         in ran.stderr
     )
+
+
+def told_by_setup(folder, release, **options):
+    """Run setup.py, to no end, with an nvcc of that release; return its exit status and what it said."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f"#!/bin/sh\necho Cuda compilation tools, release {release}, V{release}.1\n")
+    nvcc.chmod(0o755)
+    environment = {**os.environ, "CUDA_HOME": str(folder), **options}
+    environment.pop("SPARSEKIT_NO_CUDA", None)
+    command = [sys.executable, "setup.py", "--name"]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@SOURCES_ONLY
+def test_a_cuda_compiler_that_is_too_old_is_passed_over(tmp_path):
+    status, said = told_by_setup(tmp_path, "12.4")
+    assert status == 0
+    assert f"no CUDA kernels: expected nvcc 12.5 or newer, got {tmp_path}/bin/nvcc" in said
+
+
+@SOURCES_ONLY
+@pytest.mark.parametrize("wrong", ["75", "80,ninety", ""])
+def test_an_unknown_gpu_architecture_stops_the_build(tmp_path, wrong):
+    status, said = told_by_setup(tmp_path, "13.0", SPARSEKIT_CUDA_ARCHS=wrong)
+    assert status != 0
+    assert f"SPARSEKIT_CUDA_ARCHS: expected architectures from 80 on such as 80,90a, got {wrong!r}" in said
+    assert told_by_setup(tmp_path / "new", "13.0", SPARSEKIT_CUDA_ARCHS="86, 90a,100f")[0] == 0
