@@ -1,0 +1,129 @@
+"""Convolutions by blocks of channels on GPUs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sparsekit.formats import BlockCSR
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.convolution import Convolution, ConvProblem
+from sparsekit.kernels.gpu import Gpu, refuses_sizes
+from sparsekit.kernels.triton.conv_steps import MOST_CHANNELS, MOST_SIDE, PIECE, Steps
+from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
+from sparsekit.kernels.triton.tile import Tile
+from sparsekit.kernels.triton.tiled_conv import ConvTiling, Images, pixels_of, tiled_conv_kernel
+
+LEAST = 16
+"""Channels to read and to write, and outputs of a block, from which matrix instructions are filled."""
+
+OUTPUTS = (16, 32, 64, 128)
+"""Channels that one tile writes."""
+
+CANDIDATES = 8
+"""Tiles that are worth trying, of all that could be run."""
+
+
+class ConvWeight:
+    """A packed weight and its layout for each cut that was asked for."""
+
+    def __init__(self, packed: Format, convolution: Convolution) -> None:
+        assert isinstance(packed, BlockCSR)
+        self.packed, self.convolution = packed, convolution
+        self._steps: dict[tuple[int, int], Steps] = {}
+
+    def steps(self, outputs: int, inner: int) -> Steps:
+        """Return the steps for tiles of ``outputs`` channels, ``inner`` columns each; laid out once."""
+        found = self._steps.get((outputs, inner))
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._steps[outputs, inner] = Steps.cut(self.packed, self.convolution, outputs, inner)
+        return found
+
+
+def tiles(problem: ConvProblem, gpu: Gpu) -> list[Tile]:
+    """Return the tiles worth trying for ``problem``, that which should take the least time first."""
+    wide, pixels = problem.dtype.itemsize, pixels_of(problem)
+    pieces = math.prod(problem.convolution.kernel_size) * -(-problem.convolution.in_channels // PIECE)
+    inner = max(PIECE, min(128 // wide, PIECE << (pieces - 1).bit_length()))
+    most = 16 if pixels <= 16 else 1 << (pixels - 1).bit_length()
+    found = []
+    for tokens in (16, 32, 64, 128, 256):
+        for outputs in OUTPUTS:
+            if tokens > most or tokens * outputs > 128 * 128 or outputs >= 2 * max(problem.packed.rows, LEAST):
+                continue
+            bytes_of_step = (tokens + outputs) * inner * wide
+            stages = 4 if 4 * bytes_of_step <= gpu.shared_bytes // 2 else 3
+            found.append(Tile(tokens, outputs, inner, 8 if tokens * outputs > 64 * 128 else 4, stages))
+    return sorted(found, key=lambda tile: _time(problem, tile, gpu))[:CANDIDATES]
+
+
+def _time(problem: ConvProblem, tile: Tile, gpu: Gpu) -> float:
+    """About how long ``tile`` takes, in bytes that one multiprocessor reads.
+
+    Outputs of several block rows read what any of them needs, as if the blocks of each were chosen independently.
+    """
+    packed = problem.packed
+    assert isinstance(packed, BlockCSR)
+    kept = min(1.0, packed.values.numel() / (packed.rows * packed.columns))
+    read = 1.0 - (1.0 - kept) ** max(1.0, tile.outputs / packed.block_rows)
+    count = -(-packed.rows // tile.outputs) * -(-pixels_of(problem) // tile.tokens)
+    return float(-(-count // gpu.multiprocessors) * read * (tile.tokens + tile.outputs))
+
+
+def launches(weight: ConvWeight, images: Images, tile: Tile) -> list[Launch]:
+    """Return what computes the convolution of ``images``."""
+    (x, bias, y), done, steps = (
+        (images.x, images.bias, images.y),
+        weight.convolution,
+        weight.steps(tile.outputs, tile.inner),
+    )
+    (batch, channels, height, width), (_, rows, high, wide) = x.shape, y.shape
+    strides = (x.stride(0), x.stride(2), x.stride(3))
+    constants = {
+        "KERNEL_HEIGHT": done.kernel_size[0],
+        "KERNEL_WIDTH": done.kernel_size[1],
+        "TOKENS": tile.tokens,
+        "OUTPUTS": tile.outputs,
+        "INNER": tile.inner,
+        "PIECE": PIECE,
+        "ALIGNMENT": math.gcd(PIECE, channels, *strides),
+        "PRECISION": precision_of(x.dtype),
+        "ACTIVATION": done.activation,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    pixels, row_tiles = batch * high * wide, len(steps.firsts)
+    tensors = (x, steps.values, steps.pieces, steps.offsets, steps.firsts, bias, y)
+    sizes = (pixels, row_tiles, height, width, high, wide, rows, channels, *strides)
+    shape = (*done.stride, *done.dilation, done.padding[0], done.padding[2])
+    grid = (row_tiles * -(-pixels // tile.tokens),)
+    return [Launch("conv.convolve", grid, (*tensors, *sizes, *shape), constants)]
+
+
+def _refuses(problem: ConvProblem) -> Refusal | None:
+    packed, done = problem.packed, problem.convolution
+    assert isinstance(packed, BlockCSR)
+    if reason := refuses(problem, *FLOATS):
+        return reason
+    if done.groups > 1:
+        return Refusal(f"it runs convolutions of one group, not of {done.groups}")
+    if min(done.in_channels, packed.rows) < LEAST:
+        got = f"{done.in_channels} to {packed.rows}"
+        return Refusal(f"it fills matrix instructions from {LEAST} channels on, and this goes from {got}")
+    if packed.block_rows < LEAST:
+        return Refusal(f"it reads channels for {LEAST} outputs at once, and a block has {packed.block_rows}")
+    if max(done.kernel_size) > MOST_SIDE or done.in_channels >= MOST_CHANNELS:
+        return Refusal(f"it runs kernels up to {MOST_SIDE} x {MOST_SIDE} of fewer than 2**23 channels")
+    batch, height, width = problem.size
+    return refuses_sizes(
+        x=batch * height * width * done.in_channels,
+        y=pixels_of(problem) * packed.rows,
+        values=(packed.rows + OUTPUTS[-1]) * math.prod(done.kernel_size) * (done.in_channels + 4 * PIECE),
+    )
+
+
+BLOCK_CSR_CONV = tiled_conv_kernel("block_csr_conv_triton", BlockCSR, _refuses, ConvTiling(ConvWeight, tiles, launches))
+"""Cost: 2 FLOP per pixel, output and channel of the pieces of 16 channels that any of a tile's outputs reads at a tap, on
+the tensor cores; x is read once per tile of outputs and tap, and copied where its channels are not the closest."""
