@@ -46,16 +46,18 @@ def tiles(problem: ConvProblem, gpu: Gpu) -> list[Tile]:
     """Return the tiles worth trying for ``problem``, that which should take the least time first."""
     wide, pixels = problem.dtype.itemsize, pixels_of(problem)
     pieces = math.prod(problem.convolution.kernel_size) * -(-problem.convolution.in_channels // PIECE)
-    inner = max(PIECE, min(128 // wide, PIECE << (pieces - 1).bit_length()))
-    most = 16 if pixels <= 16 else 1 << (pixels - 1).bit_length()
+    exact = precision_of(problem.dtype) == "ieee"
+    inner = min(PIECE if exact else 128 // wide, PIECE << (pieces - 1).bit_length())
+    most = max(16, 1 << (pixels - 1).bit_length())
     found = []
     for tokens in (16, 32, 64, 128, 256):
         for outputs in OUTPUTS:
-            if tokens > most or tokens * outputs > 128 * 128 or outputs >= 2 * max(problem.packed.rows, LEAST):
+            area = tokens * outputs
+            if tokens > most or area > (8192 if exact else 16384) or outputs >= 2 * problem.packed.rows:
                 continue
             bytes_of_step = (tokens + outputs) * inner * wide
             stages = 4 if 4 * bytes_of_step <= gpu.shared_bytes // 2 else 3
-            found.append(Tile(tokens, outputs, inner, 8 if tokens * outputs > 64 * 128 else 4, stages))
+            found.append(Tile(tokens, outputs, inner, 8 if area > (4096 if exact else 8192) else 4, stages))
     return sorted(found, key=lambda tile: _time(problem, tile, gpu))[:CANDIDATES]
 
 
@@ -118,12 +120,12 @@ def _refuses(problem: ConvProblem) -> Refusal | None:
         return Refusal(f"it runs kernels up to {MOST_SIDE} x {MOST_SIDE} of fewer than 2**23 channels")
     batch, height, width = problem.size
     return refuses_sizes(
-        x=batch * height * width * done.in_channels,
+        x=batch * height * width * (done.in_channels + PIECE),
         y=pixels_of(problem) * packed.rows,
         values=(packed.rows + OUTPUTS[-1]) * math.prod(done.kernel_size) * (done.in_channels + 4 * PIECE),
     )
 
 
 BLOCK_CSR_CONV = tiled_conv_kernel("block_csr_conv_triton", BlockCSR, _refuses, ConvTiling(ConvWeight, tiles, launches))
-"""Cost: 2 FLOP per pixel, output and channel of the pieces of 16 channels that any of a tile's outputs reads at a tap, on
-the tensor cores; x is read once per tile of outputs and tap, and copied where its channels are not the closest."""
+"""Cost: 2 FLOP per pixel, output and channel of the pieces of 16 channels that any of a tile's outputs reads at a tap,
+on the tensor cores; x is read once per tile of outputs and tap, and copied where its channels are not the closest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ class Images:
     """What one convolution is given beside its weight.
 
     Args:
-        x: ``(N, C, H, W)``, the channels of a pixel contiguous.
+        x: ``(N, C, H, W)``, a pixel's channels contiguous and in whole 16 bytes; those beyond the weight's are zeros.
         bias: ``(out,)``, contiguous, or None.
         y: ``(N, out, H', W')`` in channels_last order, to be written.
     """
@@ -97,10 +98,29 @@ def _bind(name: str, tiling: ConvTiling, packed: Format, convolution: Convolutio
 
 def laid_out(x: Tensor, bias: Tensor | None, rows: int, convolution: Convolution) -> Images:
     """Return the images as programs read them, copied where they lie otherwise, and room for the result."""
-    last = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
-    if x.stride(1) != 1 or last >= MOST_ELEMENTS or x.is_neg():
-        x = x.resolve_neg().contiguous(memory_format=torch.channels_last)
+    shape = (x.shape[0], rows, *convolution.output_size(x.shape[2], x.shape[3]))
+    if not _readable(x):
+        x = _copied(x)
     if bias is not None:
         bias = bias.resolve_neg().contiguous()
-    shape = (x.shape[0], rows, *convolution.output_size(x.shape[2], x.shape[3]))
     return Images(x, bias, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last))
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether threads can read 16 bytes at once, all of one pixel, and count places in 32 bits."""
+    last = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
+    together = 16 // x.element_size()
+    aligned = math.gcd(together, x.shape[1], x.stride(0), x.stride(2), x.stride(3)) == together
+    return x.stride(1) == 1 and aligned and x.data_ptr() % 16 == 0 and last < MOST_ELEMENTS and not x.is_neg()
+
+
+def _copied(x: Tensor) -> Tensor:
+    """``x`` in channels_last order, filled up with channels of zeros to whole 16 bytes."""
+    more = -x.shape[1] % (16 // x.element_size())
+    if not more:
+        return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+    shape = (x.shape[0], x.shape[1] + more, *x.shape[2:])
+    filled = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    filled[:, : x.shape[1]] = x
+    filled[:, x.shape[1] :] = 0.0
+    return filled

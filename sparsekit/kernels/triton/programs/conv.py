@@ -20,9 +20,8 @@ def convolve(
     pixel = tl.program_id(0) // tiles * TOKENS + tl.arange(0, TOKENS)
     start, seen = _places(
         pixel, pixels, height, width, high, wide, x_image, x_row, x_column, down, across,
-        dilation_down, dilation_across, top, left, KERNEL_HEIGHT, KERNEL_WIDTH,
+        dilation_down, dilation_across, top, left, KERNEL_HEIGHT, KERNEL_WIDTH, ALIGNMENT,
     )  # fmt: skip
-    start = tl.multiple_of(start, ALIGNMENT)
     inner, own = tl.arange(0, INNER), tl.arange(0, OUTPUTS)
     block = inner[:, None] + own[None, :] * INNER
     begin, end = tl.load(offsets + tile), tl.load(offsets + tile + 1)
@@ -54,7 +53,7 @@ def convolve(
 def _places(
     pixel, pixels, height, width, high, wide, x_image, x_row, x_column,
     down, across, dilation_down, dilation_across, top, left,
-    KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
+    KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr,
 ):  # fmt: skip
     """Where in ``x`` each pixel's first tap reads, and which taps fall onto the image.
 
@@ -69,4 +68,6 @@ def _places(
     for tap in tl.static_range(KERNEL_WIDTH):
         at = column + tap * dilation_across
         seen |= ((at >= 0) & (at < width)).to(tl.int32) << (16 + tap)
-    return image * x_image + row * x_row + column * x_column, tl.where(pixel < pixels, seen, 0)
+    # Said here: the compiler forgets what is said of a function's result.
+    start = tl.multiple_of(image * x_image + row * x_row + column * x_column, ALIGNMENT)
+    return start, tl.where(pixel < pixels, seen, 0)
