@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 
@@ -24,6 +25,13 @@ OUTPUTS = (16, 32, 64, 128)
 CANDIDATES = 8
 """Tiles that are worth trying, of all that could be run."""
 
+SUMS = 1024
+"""Elements of the result that a block of threads adds up where the steps of a tile are split."""
+
+STEPS_AROUND, LEAST_ROWS, ROWS_OF_LAUNCH = 2, 80, 800
+"""Guesses, in rows of a step that a multiprocessor reads: how many steps the first reads and the result take, how long
+the shortest step waits for memory, and how long one more launch takes. They only order the tiles to be tried."""
+
 
 class ConvWeight:
     """A packed weight and its layout for each cut that was asked for."""
@@ -44,25 +52,35 @@ class ConvWeight:
 
 def tiles(problem: ConvProblem, gpu: Gpu) -> list[Tile]:
     """Return the tiles worth trying for ``problem``, that which should take the least time first."""
-    wide, pixels = problem.dtype.itemsize, pixels_of(problem)
-    pieces = math.prod(problem.convolution.kernel_size) * -(-problem.convolution.in_channels // PIECE)
-    exact = precision_of(problem.dtype) == "ieee"
-    inner = min(PIECE if exact else 128 // wide, PIECE << (pieces - 1).bit_length())
-    most = max(16, 1 << (pixels - 1).bit_length())
+    wide, exact = problem.dtype.itemsize, precision_of(problem.dtype) == "ieee"
+    inner = min(PIECE if exact else 128 // wide, PIECE << (_pieces(problem) - 1).bit_length())
+    tokens = (16, 32, 64, 128, 256)
+    most = max(tokens[0], 1 << (pixels_of(problem) - 1).bit_length())
     found = []
-    for tokens in (16, 32, 64, 128, 256):
-        for outputs in OUTPUTS:
-            area = tokens * outputs
-            if tokens > most or area > (8192 if exact else 16384) or outputs >= 2 * problem.packed.rows:
-                continue
-            bytes_of_step = (tokens + outputs) * inner * wide
-            stages = 4 if 4 * bytes_of_step <= gpu.shared_bytes // 2 else 3
-            found.append(Tile(tokens, outputs, inner, 8 if area > (4096 if exact else 8192) else 4, stages))
+    for high, outputs, splits in product(tokens, OUTPUTS, (1, 2, 4, 8)):
+        area, count = high * outputs, _count(problem, high, outputs)
+        if high > most or area > (8192 if exact else 16384) or outputs >= 2 * problem.packed.rows:
+            continue
+        if splits > 1 and count >= gpu.multiprocessors:
+            continue
+        bytes_of_step = (high + outputs) * inner * wide
+        stages = 4 if 4 * bytes_of_step <= gpu.shared_bytes // 2 else 3
+        found.append(Tile(high, outputs, inner, 8 if area > (4096 if exact else 8192) else 4, stages, splits))
     return sorted(found, key=lambda tile: _time(problem, tile, gpu))[:CANDIDATES]
 
 
+def _pieces(problem: ConvProblem) -> int:
+    """Pieces that an output reads where nothing is pruned."""
+    return math.prod(problem.convolution.kernel_size) * -(-problem.convolution.in_channels // PIECE)
+
+
+def _count(problem: ConvProblem, tokens: int, outputs: int) -> int:
+    """Tiles of ``tokens`` pixels by ``outputs`` channels."""
+    return -(-problem.packed.rows // outputs) * -(-pixels_of(problem) // tokens)
+
+
 def _time(problem: ConvProblem, tile: Tile, gpu: Gpu) -> float:
-    """About how long ``tile`` takes, in bytes that one multiprocessor reads.
+    """About how long ``tile`` takes, in rows of its steps that one multiprocessor reads.
 
     Outputs of several block rows read what any of them needs, as if the blocks of each were chosen independently.
     """
@@ -70,18 +88,28 @@ def _time(problem: ConvProblem, tile: Tile, gpu: Gpu) -> float:
     assert isinstance(packed, BlockCSR)
     kept = min(1.0, packed.values.numel() / (packed.rows * packed.columns))
     read = 1.0 - (1.0 - kept) ** max(1.0, tile.outputs / packed.block_rows)
-    count = -(-packed.rows // tile.outputs) * -(-pixels_of(problem) // tile.tokens)
-    return float(-(-count // gpu.multiprocessors) * read * (tile.tokens + tile.outputs))
+    steps = read * _pieces(problem) * PIECE / tile.inner / tile.splits
+    count = _count(problem, tile.tokens, tile.outputs) * tile.splits
+    rows = (steps + STEPS_AROUND) * max(tile.tokens + tile.outputs, LEAST_ROWS)
+    return float(-(-count // gpu.multiprocessors) * rows + (ROWS_OF_LAUNCH if tile.splits > 1 else 0))
 
 
 def launches(weight: ConvWeight, images: Images, tile: Tile) -> list[Launch]:
-    """Return what computes the convolution of ``images``."""
-    (x, bias, y), done, steps = (
-        (images.x, images.bias, images.y),
-        weight.convolution,
-        weight.steps(tile.outputs, tile.inner),
-    )
-    (batch, channels, height, width), (_, rows, high, wide) = x.shape, y.shape
+    """Return what computes the convolution of ``images``; parts of sums are added up by a launch of their own."""
+    y, activation = images.y, weight.convolution.activation
+    if tile.splits == 1:
+        return [_convolve(weight, images, tile, activation)]
+    parts = y.new_empty(tile.splits * y.numel(), dtype=torch.float32)
+    arguments = (parts, images.bias, y, y.numel(), y.shape[1])
+    constants = {"BLOCK": SUMS, "SPLITS": tile.splits, "ACTIVATION": activation}
+    add_up = Launch("conv.add_up", (-(-y.numel() // SUMS),), arguments, constants)
+    return [_convolve(weight, Images(images.x, None, parts), tile, "none"), add_up]
+
+
+def _convolve(weight: ConvWeight, images: Images, tile: Tile, activation: str) -> Launch:
+    x, done, steps = images.x, weight.convolution, weight.steps(tile.outputs, tile.inner)
+    batch, channels, height, width = x.shape
+    high, wide = done.output_size(height, width)
     strides = (x.stride(0), x.stride(2), x.stride(3))
     constants = {
         "KERNEL_HEIGHT": done.kernel_size[0],
@@ -92,16 +120,17 @@ def launches(weight: ConvWeight, images: Images, tile: Tile) -> list[Launch]:
         "PIECE": PIECE,
         "ALIGNMENT": math.gcd(PIECE, channels, *strides),
         "PRECISION": precision_of(x.dtype),
-        "ACTIVATION": done.activation,
+        "ACTIVATION": activation,
+        "SPLITS": tile.splits,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
     pixels, row_tiles = batch * high * wide, len(steps.firsts)
-    tensors = (x, steps.values, steps.pieces, steps.offsets, steps.firsts, bias, y)
-    sizes = (pixels, row_tiles, height, width, high, wide, rows, channels, *strides)
+    tensors = (x, steps.values, steps.pieces, steps.offsets, steps.firsts, images.bias, images.y)
+    sizes = (pixels, row_tiles, height, width, high, wide, weight.packed.rows, channels, *strides)
     shape = (*done.stride, *done.dilation, done.padding[0], done.padding[2])
-    grid = (row_tiles * -(-pixels // tile.tokens),)
-    return [Launch("conv.convolve", grid, (*tensors, *sizes, *shape), constants)]
+    grid = (row_tiles * -(-pixels // tile.tokens), tile.splits)
+    return Launch("conv.convolve", grid, (*tensors, *sizes, *shape), constants)
 
 
 def _refuses(problem: ConvProblem) -> Refusal | None:

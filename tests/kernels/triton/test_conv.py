@@ -90,6 +90,22 @@ def test_tiles(tile, device):
     assert_convolution(convolved(packed, convolution, x, tile=tile), x, weight, convolution)
 
 
+@pytest.mark.parametrize("splits", [2, 8])
+def test_sums_of_parts(splits, device):
+    """Of 3 tiles of outputs one has no step and one has fewer steps than parts."""
+    convolution, outputs, size = replace(PROBLEMS["3x3, 3 images"][0], activation="silu"), 48, (2, 4, 5)
+    weight, keep = random_weight(convolution.weight_shape(outputs), torch.float16), torch.ones(48, 24, 3, 3).bool()
+    keep[16:32] = False
+    keep[32:, 16:] = keep[32:, :, 1:] = False
+    packed = BlockCSR.pack(weight.to(device), Mask(keep.to(device), PerTap(Block(16, 1))))
+    x, bias = (
+        images_of(convolution, size, torch.float16, device),
+        random_weight((outputs,), torch.float16, 2).to(device),
+    )
+    y = convolved(packed, convolution, x, bias, Tile(64, 16, 16, splits=splits))
+    assert_convolution(y, x, (weight * keep).to(device), convolution, bias)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_applies_activations(activation, device):
     convolution = replace(PROBLEMS["1x1"][0], activation=activation)

@@ -13,9 +13,12 @@ def convolve(
     down, across, dilation_down, dilation_across, top, left,
     KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr,
     INNER: tl.constexpr, PIECE: tl.constexpr, ALIGNMENT: tl.constexpr, PRECISION: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of ``y``: ``TOKENS`` pixels by ``OUTPUTS`` channels, over the pieces that these outputs read."""
+    """One tile of ``y``: ``TOKENS`` pixels by ``OUTPUTS`` channels, over the pieces that these outputs read.
+
+    With ``SPLITS`` over a part of them: ``y`` ``(SPLITS, pixels, rows)`` then takes the sums of each part.
+    """
     tile = tl.program_id(0) % tiles
     pixel = tl.program_id(0) // tiles * TOKENS + tl.arange(0, TOKENS)
     start, seen = _places(
@@ -25,6 +28,10 @@ def convolve(
     inner, own = tl.arange(0, INNER), tl.arange(0, OUTPUTS)
     block = inner[:, None] + own[None, :] * INNER
     begin, end = tl.load(offsets + tile), tl.load(offsets + tile + 1)
+    if SPLITS > 1:
+        split, count = tl.program_id(1), end - begin
+        begin, end = begin + count * split // SPLITS, begin + count * (split + 1) // SPLITS
+        y += split.to(tl.int64) * pixels * rows
     pieces += inner // PIECE
     piece = tl.load(pieces + begin * (INNER // PIECE))
     total = tl.zeros((TOKENS, OUTPUTS), dtype=tl.float32)
@@ -47,6 +54,20 @@ def convolve(
     total = activate(total, ACTIVATION)
     there = (pixel[:, None] < pixels) & (output[None, :] < rows)
     tl.store(y + (pixel[:, None] * rows + output[None, :]), total.to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def add_up(parts, bias, y, elements, rows, BLOCK: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr):
+    """``BLOCK`` elements of ``y``, ``(elements / rows, rows)``: the sum of ``parts``, plus the bias, activated."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = place < elements
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for _ in tl.static_range(SPLITS):
+        total += tl.load(parts + place, mask=there, other=0.0)
+        parts += elements
+    if bias is not None:
+        total += tl.load(bias + place % rows, mask=there, other=0.0).to(tl.float32)
+    tl.store(y + place, activate(total, ACTIVATION).to(y.dtype.element_ty), mask=there)
 
 
 @triton.jit
