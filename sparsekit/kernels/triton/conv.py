@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -21,6 +22,9 @@ LEAST = 16
 
 OUTPUTS = (16, 32, 64, 128)
 """Channels that one tile writes."""
+
+SPLITS = (1, 2, 4, 8)
+"""Parts that the steps of a tile are cut into, where there are fewer tiles than multiprocessors."""
 
 CANDIDATES = 8
 """Tiles that are worth trying, of all that could be run."""
@@ -57,15 +61,15 @@ def tiles(problem: ConvProblem, gpu: Gpu) -> list[Tile]:
     tokens = (16, 32, 64, 128, 256)
     most = max(tokens[0], 1 << (pixels_of(problem) - 1).bit_length())
     found = []
-    for high, outputs, splits in product(tokens, OUTPUTS, (1, 2, 4, 8)):
-        area, count = high * outputs, _count(problem, high, outputs)
+    for high, outputs in product(tokens, OUTPUTS):
+        area = high * outputs
         if high > most or area > (8192 if exact else 16384) or outputs >= 2 * problem.packed.rows:
-            continue
-        if splits > 1 and count >= gpu.multiprocessors:
             continue
         bytes_of_step = (high + outputs) * inner * wide
         stages = 4 if 4 * bytes_of_step <= gpu.shared_bytes // 2 else 3
-        found.append(Tile(high, outputs, inner, 8 if area > (4096 if exact else 8192) else 4, stages, splits))
+        tile = Tile(high, outputs, inner, 8 if area > (4096 if exact else 8192) else 4, stages)
+        splits = SPLITS if _count(problem, tile) < gpu.multiprocessors else (1,)
+        found.append(min((replace(tile, splits=n) for n in splits), key=lambda way: _time(problem, way, gpu)))
     return sorted(found, key=lambda tile: _time(problem, tile, gpu))[:CANDIDATES]
 
 
@@ -74,9 +78,8 @@ def _pieces(problem: ConvProblem) -> int:
     return math.prod(problem.convolution.kernel_size) * -(-problem.convolution.in_channels // PIECE)
 
 
-def _count(problem: ConvProblem, tokens: int, outputs: int) -> int:
-    """Tiles of ``tokens`` pixels by ``outputs`` channels."""
-    return -(-problem.packed.rows // outputs) * -(-pixels_of(problem) // tokens)
+def _count(problem: ConvProblem, tile: Tile) -> int:
+    return -(-problem.packed.rows // tile.outputs) * -(-pixels_of(problem) // tile.tokens) * tile.splits
 
 
 def _time(problem: ConvProblem, tile: Tile, gpu: Gpu) -> float:
@@ -89,9 +92,8 @@ def _time(problem: ConvProblem, tile: Tile, gpu: Gpu) -> float:
     kept = min(1.0, packed.values.numel() / (packed.rows * packed.columns))
     read = 1.0 - (1.0 - kept) ** max(1.0, tile.outputs / packed.block_rows)
     steps = read * _pieces(problem) * PIECE / tile.inner / tile.splits
-    count = _count(problem, tile.tokens, tile.outputs) * tile.splits
     rows = (steps + STEPS_AROUND) * max(tile.tokens + tile.outputs, LEAST_ROWS)
-    return float(-(-count // gpu.multiprocessors) * rows + (ROWS_OF_LAUNCH if tile.splits > 1 else 0))
+    return float(-(-_count(problem, tile) // gpu.multiprocessors) * rows + (ROWS_OF_LAUNCH if tile.splits > 1 else 0))
 
 
 def launches(weight: ConvWeight, images: Images, tile: Tile) -> list[Launch]:
