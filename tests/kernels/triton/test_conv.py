@@ -11,6 +11,7 @@ from torch import nn
 from sparsekit.formats import BlockCSR
 from sparsekit.kernels import Convolution, ConvProblem
 from sparsekit.kernels.convolution import ACTIVATIONS
+from sparsekit.kernels.triton import tiled_conv
 from sparsekit.kernels.triton.conv import BLOCK_CSR_CONV, ConvWeight, launches
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled_conv import laid_out
@@ -120,11 +121,12 @@ def in_every_layout(x):
     yield x
     yield x.to(memory_format=torch.channels_last)
     yield x.transpose(2, 3).contiguous().transpose(2, 3)
-    for first, more in ((0, 16), (3, 16), (8, 9)):  # channels: 16 bytes stay together, begin elsewhere, end elsewhere
-        around = torch.full((n, c + more, h + 2, w + 3), torch.nan, dtype=x.dtype, device=x.device)
-        around = around.to(memory_format=torch.channels_last)
-        around[:, first : first + c, 1:-1, 2:-1] = x
-        yield around[:, first : first + c, 1:-1, 2:-1]
+    # of more channels: 16 bytes stay together, begin elsewhere, are apart in the next pixel, or from channel to channel
+    for channels, first, step in ((c + 16, 0, 1), (c + 16, 3, 1), (c + 9, 0, 1), (2 * c, 0, 2)):
+        around = torch.full((n, channels, h + 2, w + 3), torch.nan, dtype=x.dtype, device=x.device)
+        inside = around.to(memory_format=torch.channels_last)[:, first : first + c * step : step, :-2, :-3]
+        inside.copy_(x)
+        yield inside
     yield torch._neg_view(-x.to(memory_format=torch.channels_last))
 
 
@@ -146,7 +148,15 @@ def test_only_images_that_cannot_be_read_as_they_lie_are_copied(device):
         laid_out(x, None, outputs, convolution).x is x
         for x in in_every_layout(images_of(convolution, size, torch.float16, device))
     ]
-    assert kept == [False, True, False, True, False, False, False]
+    assert kept == [False, True, False, True, False, False, False, False]
+
+
+def test_images_whose_places_32_bits_do_not_count_are_copied(monkeypatch, device):
+    convolution, outputs, _ = PROBLEMS["3x3, 3 images"]
+    x = images_of(convolution, (3, 4, 5), torch.float16, device).to(memory_format=torch.channels_last)[::2]
+    for most, kept in ((3 * x[0].numel() + 1, True), (3 * x[0].numel(), False)):
+        monkeypatch.setattr(tiled_conv, "MOST_ELEMENTS", most)
+        assert (laid_out(x, None, outputs, convolution).x is x) == kept
 
 
 def test_outputs_without_weights(device):
