@@ -38,7 +38,6 @@ def test_tiles_are_of_the_problem(channels, outputs, size, dtype):
         assert tile.tokens < 2 * max(size[0] * size[1] * size[2], 16)
         assert tile.outputs < 2 * outputs
         assert tile.inner < 2 * channels
-        assert tile.splits == 1 or outputs * size[0] * size[1] * size[2] < 2**20
         assert tile.stages * (tile.tokens + tile.outputs) * tile.inner * dtype.itemsize <= H100.shared_bytes
 
 
@@ -47,6 +46,13 @@ def test_more_images_take_larger_tiles_and_more_zeros_narrower_ones():
     assert few.tokens * few.outputs < many.tokens * many.outputs
     kept, gone = (tiles(problem_of(WIDE, 256, (256, 14, 14), sparsity=s), H100)[0] for s in (0.1, 0.95))
     assert gone.outputs < kept.outputs
+
+
+def test_sums_are_split_only_where_that_keeps_more_multiprocessors_busy():
+    deep = Convolution(128, (3, 3), (1, 1), (1, 1, 1, 1))
+    few, many = (tiles(problem_of(deep, 128, (n, 28, 28), sparsity=0.1), H100) for n in (1, 32))
+    assert any(tile.splits > 1 for tile in few)
+    assert all(tile.splits == 1 for tile in many)
 
 
 def test_a_case_tells_kernels_and_strides_apart_and_counts_the_pixels_of_the_result():
