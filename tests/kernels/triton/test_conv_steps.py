@@ -10,7 +10,7 @@ from sparsekit.kernels import Convolution
 from sparsekit.kernels.triton.conv_steps import NOTHING, PIECE, Steps
 from sparsekit.mask import Mask
 from sparsekit.patterns import AllTaps, Block, KernelSlice, PerTap
-from tests.kernels.triton.test_conv import packed_of
+from tests.kernels.triton.convolutions import packed_of
 
 CASES = (
     (PerTap(Block(16, 16)), Convolution(64, (3, 3)), 48),

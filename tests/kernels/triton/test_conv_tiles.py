@@ -13,7 +13,7 @@ from sparsekit.kernels.triton.tile import Case, Tile, TunedTable
 from sparsekit.kernels.triton.tiled_conv import case_of, laid_out
 from sparsekit.patterns import Block, PerTap
 from tests.kernels.triton.compiled import assert_fits, compile_ahead, count
-from tests.kernels.triton.test_conv import images_of, packed_of
+from tests.kernels.triton.convolutions import images_of, packed_of
 from tests.numerics import assert_convolution
 
 WIDE = Convolution(64, (3, 3), (1, 1), (1, 1, 1, 1))

@@ -18,6 +18,7 @@ from sparsekit.kernels.triton.tiled_conv import laid_out
 from sparsekit.mask import Mask
 from sparsekit.nn import SparseConv2d
 from sparsekit.patterns import AllTaps, Block, KernelSlice, PerTap
+from tests.kernels.triton.convolutions import images_of, packed_of
 from tests.numerics import assert_convolution
 from tests.weights import random_weight
 
@@ -41,18 +42,6 @@ PROBLEMS = {
 PATTERNS = (PerTap(Block(16, 16)), AllTaps(Block(16, 8)), Block(16, 12))
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TILE = Tile(64, 32, 64)
-
-
-def packed_of(pattern, convolution, outputs, dtype=torch.float32, device="cpu", sparsity=0.6):
-    """A packed weight and the dense one."""
-    weight = random_weight(convolution.weight_shape(outputs), dtype)
-    keep = pattern.select(torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)), sparsity)
-    packed = BlockCSR.pack(weight.to(device), Mask(keep.to(device), pattern))
-    return packed, (weight * keep).to(device)
-
-
-def images_of(convolution, size, dtype=torch.float32, device="cpu"):
-    return random_weight((size[0], convolution.in_channels, *size[1:]), dtype, 1).to(device)
 
 
 def convolved(packed, convolution, x, bias=None, tile=TILE):
