@@ -96,7 +96,9 @@ def test_names_tell_format_operation_and_backend_and_are_unique():
     names = [kernel.name for kernel in CONV_KERNELS]
     assert len(set(names)) == len(names)
     for kernel in CONV_KERNELS:
-        assert re.fullmatch(rf"{kernel.format.name}_conv_(native|reference|onednn|channels_last)\w*", kernel.name)
+        assert re.fullmatch(
+            rf"{kernel.format.name}_conv_(native|reference|onednn|channels_last|triton)\w*", kernel.name
+        )
 
 
 def test_every_format_has_a_reference_that_refuses_nothing_and_comes_after_the_sparse_kernels():
