@@ -1,6 +1,6 @@
 """Code that runs packed weights.
 
-The order of the tuple is the order of preference where nothing was measured: native kernels, those for GPUs, then the
+The order of the tuple is the order of preference where nothing was measured: those for GPUs, native ones, then the
 reference, which for the dense format is what ``nn.Linear`` and ``nn.Conv2d`` do, then the prepacked dense ones, which
 only a measurement chooses.
 """
@@ -16,20 +16,20 @@ from sparsekit.kernels.reference import REFERENCE_GRADIENT_KERNELS, REFERENCE_KE
 from sparsekit.kernels.triton import TRITON_CONV_KERNELS, TRITON_GRADIENT_KERNELS, TRITON_KERNELS
 
 KERNELS: tuple[Kernel, ...] = (
-    *NATIVE_KERNELS,
     *CUDA_KERNELS,
     *TRITON_KERNELS,
+    *NATIVE_KERNELS,
     *REFERENCE_KERNELS,
     *PREPACKED_KERNELS,
 )
 GRADIENT_KERNELS: tuple[GradientKernel, ...] = (
-    *NATIVE_GRADIENT_KERNELS,
     *TRITON_GRADIENT_KERNELS,
+    *NATIVE_GRADIENT_KERNELS,
     *REFERENCE_GRADIENT_KERNELS,
 )
 CONV_KERNELS: tuple[ConvKernel, ...] = (
-    *NATIVE_CONV_KERNELS,
     *TRITON_CONV_KERNELS,
+    *NATIVE_CONV_KERNELS,
     *REFERENCE_CONV_KERNELS,
     *PREPACKED_CONV_KERNELS,
 )

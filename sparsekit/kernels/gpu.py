@@ -13,6 +13,9 @@ from sparsekit.kernels.base import PackedProblem
 OLDEST = (8, 0)
 """The oldest compute capability that the kernels are written for."""
 
+HALVES = (torch.bfloat16, torch.float16)
+"""What the tensor cores multiply exactly."""
+
 DEVICES = ("cuda",)
 """Types of devices that GPU kernels do not refuse. The tests add the CPU, where an interpreter runs them."""
 
@@ -38,9 +41,19 @@ class Gpu:
     shared_bytes: int
     cache_bytes: int
 
+    @property
+    def capability_text(self) -> str:
+        """The compute capability as people write it: ``9.0``."""
+        return dotted(self.capability)
+
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 232_448, 50 << 20)
 """What an interpreter on the CPU stands in for."""
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """Write a compute capability as people do."""
+    return ".".join(map(str, capability))
 
 
 @cache
@@ -74,8 +87,10 @@ def refuses_gpu(
         return Refusal("it runs on NVIDIA GPUs, and this torch is built for AMD's")
     gpu = gpu_of(problem.device)
     if gpu.capability < oldest:
-        have, want = (".".join(map(str, pair)) for pair in (gpu.capability, oldest))
-        return Refusal(f"it needs a GPU of compute capability {want} or newer, and {gpu.name} has {have}")
+        want = dotted(oldest)
+        return Refusal(
+            f"it needs a GPU of compute capability {want} or newer, and {gpu.name} has {gpu.capability_text}"
+        )
     if problem.dtype not in dtypes:
         runs, asked = (", ".join(str(d).removeprefix("torch.") for d in of) for of in (dtypes, (problem.dtype,)))
         return Refusal(f"it runs {runs}, not {asked}")

@@ -31,8 +31,7 @@ def _refuses(problem: Problem) -> Refusal | None:
     assert isinstance(problem.packed, NMPacked)
     if not torch.backends.cusparselt.is_available():
         return Refusal("this torch has no cuSPARSELt")
-    refusal = refuses_shape(problem.packed) or extension.refuses_operands(problem)
-    return refusal or extension.refuses_capability(torch.cuda.get_device_capability(problem.device), "80")
+    return refuses_shape(problem.packed) or extension.refuses_operands(problem)
 
 
 def _bind(packed: Format) -> Multiply:

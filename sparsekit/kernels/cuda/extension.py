@@ -13,9 +13,8 @@ from torch import Tensor
 
 from sparsekit.errors import KernelError
 from sparsekit.formats.base import Refusal
+from sparsekit.kernels import gpu
 from sparsekit.kernels.base import Problem
-
-SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def load() -> tuple[ModuleType | None, str]:
@@ -30,44 +29,41 @@ MODULE, WHY_NOT = load()
 
 
 def refuses(problem: Problem) -> Refusal | None:
-    """Return why no CUDA kernel runs ``problem``: not built, not 16 bits, or not on a GPU."""
-    return Refusal(WHY_NOT) if MODULE is None else refuses_operands(problem)
+    """Return why no CUDA kernel runs ``problem``: not built, not 16 bits, or not on such a GPU."""
+    if MODULE is None:
+        return Refusal(WHY_NOT)
+    return refuses_operands(problem) or refuses_capability(gpu.gpu_of(problem.device), MODULE.architectures)
 
 
 def refuses_operands(problem: Problem) -> Refusal | None:
     """Return why 16-bit tensor cores do not run ``problem``: its dtype, its device, or that nothing is to be done."""
-    if problem.dtype not in SIXTEEN_BITS:
-        return Refusal(f"it runs bfloat16 and float16, not {str(problem.dtype).removeprefix('torch.')}")
-    if problem.device.type != "cuda":
-        return Refusal(f"it runs on a GPU, not on {problem.device}")
-    if not problem.packed.rows or not problem.packed.columns or not problem.batch:
-        return Refusal("it needs a weight and a batch that are not empty")
-    return None
+    if not problem.batch:
+        return Refusal("it needs a batch that is not empty")
+    return gpu.refuses_gpu(problem, gpu.HALVES)
 
 
-def refuses_capability(capability: tuple[int, int], architectures: str) -> Refusal | None:
-    """Return why a GPU of this compute capability runs nothing of a build for ``architectures``, such as "80,90a"."""
-    if any(serves(architecture, capability) for architecture in architectures.split(",")):
+def refuses_capability(found: gpu.Gpu, architectures: str) -> Refusal | None:
+    """Return why ``found`` runs nothing of a build for ``architectures``, such as "80,90a"."""
+    if any(serves(architecture, found.capability) for architecture in architectures.split(",")):
         return None
-    return Refusal(f"this build is for {architectures} and newer, not for compute capability {_dotted(capability)}")
+    return Refusal(f"this build is for {architectures} and newer, not for compute capability {found.capability_text}")
 
 
-def refuses_other_than_hopper(capability: tuple[int, int], architectures: str) -> Refusal | None:
-    """Return why a GPU cannot run wgmma: it is not of compute capability 9.0, or the build leaves 9.0a out."""
-    if capability != (9, 0):
-        return Refusal(f"it needs the wgmma of compute capability 9.0, and this GPU has {_dotted(capability)}")
+def refuses_other_than_hopper(found: gpu.Gpu, architectures: str) -> Refusal | None:
+    """Return why ``found`` cannot run wgmma: it is not of compute capability 9.0, or the build leaves 9.0a out."""
+    if found.capability != (9, 0):
+        return Refusal(f"it needs the wgmma of compute capability 9.0, and {found.name} has {found.capability_text}")
     if "90a" not in architectures.split(","):
         return Refusal(f"this build is for {architectures}, without 90a")
     return None
 
 
-def refuses_shared_memory(needed: int, device: torch.device) -> Refusal | None:
+def refuses_shared_memory(needed: int, found: gpu.Gpu) -> Refusal | None:
     """Return why a thread block of ``needed`` bytes of shared memory does not fit the GPU."""
-    properties = torch.cuda.get_device_properties(device)
-    there = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-    if needed <= there:
+    if needed <= found.shared_bytes:
         return None
-    return Refusal(f"it needs {needed} bytes of shared memory for this batch, and this GPU gives a block {there}")
+    there = found.shared_bytes
+    return Refusal(f"it needs {needed} bytes of shared memory for this batch, and {found.name} gives a block {there}")
 
 
 def serves(architecture: str, capability: tuple[int, int]) -> bool:
@@ -75,10 +71,6 @@ def serves(architecture: str, capability: tuple[int, int]) -> bool:
     digits = architecture.rstrip("af")
     own = (int(digits[:-1]), int(digits[-1]))
     return capability >= own if digits == architecture else capability == own
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
 
 
 def call(native: Callable[..., None], device: torch.device, *arguments: Any) -> None:
@@ -93,11 +85,6 @@ def call(native: Callable[..., None], device: torch.device, *arguments: Any) -> 
             native(*arguments, torch.cuda.current_stream(device).cuda_stream)
         except RuntimeError as error:
             raise KernelError(str(error)) from error
-
-
-def multiprocessors(device: torch.device) -> int:
-    """How many multiprocessors the GPU has."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def readable(x: Tensor) -> Tensor:

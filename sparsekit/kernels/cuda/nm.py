@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsekit.formats import NMPacked
 from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels import gpu
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.cuda import extension, tiles
 from sparsekit.kernels.cuda.layout import MOST_TAIL, mma_panels, wgmma_panels
@@ -48,23 +49,20 @@ def _refuses(problem: Problem) -> Refusal | None:
 
 
 def _refuses_few(problem: Problem) -> Refusal | None:
-    refusal = _refuses(problem) or _on(problem.device, extension.refuses_capability)
-    if refusal is not None:
+    if refusal := _refuses(problem):
         return refusal
     assert extension.MODULE is not None
     needed = extension.MODULE.mma.shared_bytes(tiles.smallest_tile(problem.batch))
-    return extension.refuses_shared_memory(needed, problem.device)
+    return extension.refuses_shared_memory(needed, gpu.gpu_of(problem.device))
 
 
 def _refuses_many(problem: Problem) -> Refusal | None:
+    if refusal := _refuses(problem):
+        return refusal
     if problem.batch <= MOST_FEW:
-        return _refuses(problem) or Refusal(f"it runs batches above {MOST_FEW}, not {problem.batch}")
-    return _refuses(problem) or _on(problem.device, extension.refuses_other_than_hopper)
-
-
-def _on(device: torch.device, refuses: Callable[[tuple[int, int], str], Refusal | None]) -> Refusal | None:
+        return Refusal(f"it runs batches above {MOST_FEW}, not {problem.batch}")
     assert extension.MODULE is not None
-    return refuses(torch.cuda.get_device_capability(device), extension.MODULE.architectures)
+    return extension.refuses_other_than_hopper(gpu.gpu_of(problem.device), extension.MODULE.architectures)
 
 
 def _bind(
@@ -80,7 +78,7 @@ def _bind(
     panels = lay_out(packed).contiguous()
     weight = extension.MODULE.NmWeight(panels.data_ptr(), rows, columns, packed.values.dtype == torch.bfloat16)
     call = getattr(weight, native)
-    multiprocessors = extension.multiprocessors(device)
+    multiprocessors = gpu.gpu_of(device).multiprocessors
 
     def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
         _ = panels  # its address is in `weight`

@@ -15,7 +15,6 @@ from sparsekit.kernels.base import PackedProblem
 from sparsekit.kernels.gpu import refuses_gpu
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import torch
 
 from sparsekit.errors import KernelError
 from sparsekit.formats import NMPacked
-from sparsekit.kernels import KERNELS, Problem, choose
+from sparsekit.kernels import KERNELS, Problem, choose, gpu
 from sparsekit.kernels.base import PackedProblem
 from sparsekit.kernels.cuda import CUDA_KERNELS, cusparselt, extension, nm, tiles
 from sparsekit.kernels.cuda.cusparselt import NM_MM_CUSPARSELT
 from sparsekit.kernels.cuda.nm import NM_MM_CUDA, NM_MV_CUDA
+from sparsekit.kernels.gpu import H100, Gpu
 from sparsekit.patterns import NM
 from tests.numerics import assert_product
 from tests.weights import random_mask, random_weight
@@ -34,11 +35,10 @@ def on_gpu(monkeypatch):
     def of(*capability: int, shared: int = 232448) -> None:
         mma = type("mma", (), {"shared_bytes": staticmethod(lambda tokens: 4 * (18432 + 256 * tokens))})
         module = type("Module", (), {"architectures": ARCHITECTURES, "mma": mma})
-        properties = type("Properties", (), {"shared_memory_per_block": 49152, "shared_memory_per_block_optin": shared})
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        found = Gpu("this GPU", capability, 132, shared, 50 << 20)
+        monkeypatch.setattr(gpu, "gpu_of", lambda device: found)
         monkeypatch.setattr(extension, "MODULE", module)
         monkeypatch.setattr(PackedProblem, "device", property(lambda self: torch.device("cuda", 0)))
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
 
     return of
@@ -56,9 +56,9 @@ def refusals(packed: NMPacked, batch: int) -> list[str]:
         ((8, 6), 65, "it needs the wgmma of compute capability 9.0, and this GPU has 8.6", "runs", "runs"),
         ((10, 0), 65, "it needs the wgmma of compute capability 9.0, and this GPU has 10.0", "runs", "runs"),
         (
-            *((7, 5), 65, "it needs the wgmma of compute capability 9.0, and this GPU has 7.5"),
-            "this build is for 80,90a and newer, not for compute capability 7.5",
-            "this build is for 80 and newer, not for compute capability 7.5",
+            *((7, 5), 65, "it needs a GPU of compute capability 8.0 or newer, and this GPU has 7.5"),
+            "it needs a GPU of compute capability 8.0 or newer, and this GPU has 7.5",
+            "it needs a GPU of compute capability 8.0 or newer, and this GPU has 7.5",
         ),
     ],
 )
@@ -77,9 +77,9 @@ def test_gpus_that_run_and_those_that_do_not(on_gpu, capability, batch, many, fe
             "it needs rows and columns in multiples of 16, not 32 x 51",
         ),
         (packed_for((31, 50)), "runs", "it needs rows and columns in multiples of 16, not 31 x 50"),
-        (packed_for(dtype=torch.float32), "it runs bfloat16 and float16, not float32", None),
-        (packed_for((0, 48)), "it needs a weight and a batch that are not empty", None),
-        (packed_for((16, 0)), "it needs a weight and a batch that are not empty", None),
+        (packed_for(dtype=torch.float32), "it runs bfloat16, float16, not float32", None),
+        (packed_for((0, 48)), "it needs a weight that is not empty", None),
+        (packed_for((16, 0)), "it needs a weight that is not empty", None),
     ],
 )
 def test_weights_that_run_and_those_that_do_not(on_gpu, packed, own, library):
@@ -102,7 +102,7 @@ def test_the_module_says_how_much_shared_memory_a_tile_takes():
 
 def test_no_batch_is_refused(on_gpu):
     on_gpu(9, 0)
-    assert refusals(packed_for(), 0) == ["it needs a weight and a batch that are not empty"] * 3
+    assert refusals(packed_for(), 0) == ["it needs a batch that is not empty"] * 3
 
 
 def test_sizes_that_overflow_are_refused():
@@ -114,8 +114,8 @@ def test_sizes_that_overflow_are_refused():
 @BUILT
 def test_the_cpu_is_refused():
     found = refusals(packed_for(), 128)
-    assert found[:2] == ["it runs on a GPU, not on cpu"] * 2
-    assert found[2] in ("it runs on a GPU, not on cpu", "this torch has no cuSPARSELt")
+    assert found[:2] == ["it runs on CUDA devices, not on cpu"] * 2
+    assert found[2] in ("it runs on CUDA devices, not on cpu", "this torch has no cuSPARSELt")
 
 
 def test_without_the_extension_own_kernels_refuse_and_the_rest_works(monkeypatch):
@@ -148,12 +148,13 @@ def test_the_reason_is_what_the_import_said(monkeypatch):
     ],
 )
 def test_a_build_serves_its_own_gpu_and_where_portable_newer_ones(architectures, capability, runs):
-    assert (extension.refuses_capability(capability, architectures) is None) == runs
+    found = Gpu("this GPU", capability, 132, 232448, 50 << 20)
+    assert (extension.refuses_capability(found, architectures) is None) == runs
 
 
 def test_a_build_without_90a_has_no_wgmma():
-    assert extension.refuses_other_than_hopper((9, 0), "80,90a") is None
-    assert str(extension.refuses_other_than_hopper((9, 0), "80")) == "this build is for 80, without 90a"
+    assert extension.refuses_other_than_hopper(H100, "80,90a") is None
+    assert str(extension.refuses_other_than_hopper(H100, "80")) == "this build is for 80, without 90a"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,6 @@ def test_what_the_native_multiply_is_told(monkeypatch, kernel, with_bias):
         mma = wgmma = None
 
     monkeypatch.setattr(extension, "MODULE", type("Module", (), {"NmWeight": NmWeight}))
-    monkeypatch.setattr(extension, "multiprocessors", lambda device: 132)
     monkeypatch.setattr(extension, "call", lambda native, device, *told: calls.append(told))
     packed, bias = packed_for((256, 4098)), random_weight((512,), torch.float16)[::2] if with_bias else None
     y = kernel.bind(packed)(random_weight((70, 4098), torch.float16), bias)
