@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.candidates import candidates, conv_candidates
 from sparsekit.kernels.convolution import Size
+from sparsekit.kernels.gpu import gpu_of
 from sparsekit.mask import Mask
 from sparsekit.nn.border import Border
 
@@ -74,10 +75,17 @@ class Job(ABC):
                 f"{kind} {sizes} {str(self.weight.dtype).removeprefix('torch.')} {self.mask.pattern}",
                 f"density=2^{density:g}",
                 *details,
-                f"bias={self.bias is not None} device={self.weight.device.type}",
-                f"threads={torch.get_num_threads()} others=2^{self.others.bit_length()}",
+                f"bias={self.bias is not None} {place(self.weight.device)} others=2^{self.others.bit_length()}",
             )
         )
+
+
+def place(device: torch.device) -> str:
+    """Where a job runs, in words: a CPU by its threads, a GPU by its model."""
+    if device.type != "cuda":
+        return f"device={device.type} threads={torch.get_num_threads()}"
+    gpu = gpu_of(device)
+    return f"device={gpu.name} {gpu.capability[0]}.{gpu.capability[1]}"
 
 
 @dataclass(frozen=True)
