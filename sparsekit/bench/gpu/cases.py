@@ -134,3 +134,15 @@ GPU_CASES: tuple[GpuCase, ...] = (
 """What matters most comes first: the time may end before the cases do."""
 
 QUICK_GPU_CASES: tuple[GpuCase, ...] = GPU_CASES[:10]
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_ANY = Floor(1.0, {BSR: 1.0, CUSPARSELT_SEARCHED: 1.0, CUSPARSE: 1.0})
+DRY_GPU_CASES: tuple[GpuCase, ...] = (
+    *(GpuLinear(Block(16, 16), batch, 64, 48, {0.5: _ANY}, dtype) for batch in (3, 80) for dtype in _DTYPES),
+    GpuLinear(NM(2, 4), 3, 64, 48, {0.5: _ANY}),
+    GpuLinear(Unstructured(), 2, 64, 48, {0.5: _ANY, 0.9: Floor()}, torch.float32),
+    GpuLinear(Block(16, 16), 33, 64, 48, {0.5: Floor()}, torch.float32, backward=True),
+    GpuLinear(Block(16, 16), 80, 64, 48, {0.5: _ANY}, tunes_peer=True),
+    GpuConv(ConvLayer(16, 16, 3, 6), AllTaps(Block(16, 16)), {0.5: Floor()}, 2, torch.float32),
+)
+"""Small ones, which show on any machine that a run goes through."""

@@ -82,28 +82,36 @@ def _cusparselt_searched(weight: Tensor, x: Tensor, case: GpuLinear, known: Any)
     return lambda: run()[: case.batch], known
 
 
-def _search(compressed: Tensor, columns: Tensor) -> dict[str, int]:
+def _search(compressed: Tensor, columns: Tensor) -> dict[str, Any]:
     everything = getattr(getattr(torch._C, "_cusparselt", None), "mm_search", None)
     if everything is not None:
-        with suppress(TypeError, ValueError):  # its arguments are torch's own affair; the public search finds less
+        with suppress(Exception):  # it is torch's own affair; the public search finds less
             found = everything(compressed, columns, None, None, None, True)
-            return dict(zip(("alg_id", "split_k", "split_k_mode"), map(int, found)))
+            known: dict[str, Any] = dict(zip(("alg_id", "split_k", "split_k_mode"), map(int, found)))
+            torch._cslt_sparse_mm(compressed, columns, transpose_result=True, **known)
+            return known
     return {"alg_id": int(torch._cslt_sparse_mm_search(compressed, columns, transpose_result=True))}
+
+
+def _bsr(weight: Tensor, case: GpuLinear) -> Tensor:
+    assert isinstance(case.pattern, Block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the layout is a beta
+        return weight.to_sparse_bsr((case.pattern.rows, case.pattern.columns))
 
 
 def _blocks(weight: Tensor, x: Tensor, case: GpuLinear, known: Any) -> tuple[Product, Any]:
     multiply = importlib.import_module("torch.sparse._triton_ops").bsr_dense_addmm
-    assert isinstance(case.pattern, Block)
-    blocks = weight.to_sparse_bsr((case.pattern.rows, case.pattern.columns))
+    blocks = _bsr(weight, case)
     y = x.new_zeros(case.rows, case.batch)
     return (lambda: multiply(y, blocks, x.T, beta=0, meta=known).T), known
 
 
 def _blocks_tuned(weight: Tensor, x: Tensor, case: GpuLinear, known: Any) -> tuple[Product, Any]:
     if known is None:
-        testing, tuning = map(importlib.import_module, ("triton.testing", "torch.sparse._triton_ops_meta"))
-        assert isinstance(case.pattern, Block)
-        blocks = weight.to_sparse_bsr((case.pattern.rows, case.pattern.columns))
+        testing: Any = importlib.import_module("triton.testing")
+        tuning: Any = importlib.import_module("torch.sparse._triton_ops_meta")
+        blocks = _bsr(weight, case)
         y, bench = x.new_zeros(case.rows, case.batch), testing.do_bench
         # its own looks last 0.6 s each, of which there are dozens
         testing.do_bench = lambda call, **_: bench(call, warmup=10, rep=30, return_mode="median")
