@@ -143,6 +143,6 @@ DRY_GPU_CASES: tuple[GpuCase, ...] = (
     GpuLinear(Unstructured(), 2, 64, 48, {0.5: _ANY, 0.9: Floor()}, torch.float32),
     GpuLinear(Block(16, 16), 33, 64, 48, {0.5: Floor()}, torch.float32, backward=True),
     GpuLinear(Block(16, 16), 80, 64, 48, {0.5: _ANY}, tunes_peer=True),
-    GpuConv(ConvLayer(16, 16, 3, 6), AllTaps(Block(16, 16)), {0.5: Floor()}, 2, torch.float32),
+    GpuConv(ConvLayer(32, 32, 3, 6), AllTaps(Block(16, 16)), {0.5: Floor()}, 2, torch.float32),
 )
 """Small ones, which show on any machine that a run goes through."""

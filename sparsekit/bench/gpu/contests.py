@@ -33,7 +33,8 @@ def run_case(case: GpuCase, session: Session) -> None:
     """Check and time all that computes ``case``."""
     with torch.no_grad():
         if isinstance(case, GpuConv):
-            _convolve(case, session)
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # type: ignore[no-untyped-call]
+                _convolve(case, session)
         elif case.backward:
             _differentiate(case, session)
         else:

@@ -69,6 +69,11 @@ class Exact:
             )
 
 
+def rounds_once(kernel: str) -> bool:
+    """Whether a kernel of this name sums up in float32; one that calls another library may not."""
+    return "cusparselt" not in kernel
+
+
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Let memory that is handed out be full of NaN, so that a result that is not written shows."""

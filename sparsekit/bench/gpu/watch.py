@@ -47,7 +47,7 @@ class Watch:
             how = self._wait(self.start(unit))
             self.look()
             if self._next() < len(self.units):
-                self._blame(unit, how)
+                self._blame(how)
 
     def _next(self) -> int:
         """The number of the first unit that is not done, skipped or given up."""
@@ -56,16 +56,14 @@ class Watch:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for a process; return how it ended, in words."""
-        seen, since, patience = -1, time.time(), STARTING_S + self.units[self._next()].patience
+        seen, since, patience = -1, time.time(), STARTING_S
         while process.poll() is None:
             time.sleep(LOOK_S)
             size = self.log.path.stat().st_size if self.log.path.exists() else 0
             if size != seen:
+                if seen >= 0:  # it has begun
+                    patience = self.units[min(self._next(), len(self.units) - 1)].patience
                 seen, since = size, time.time()
-                number = self._next()
-                patience = self.units[min(number, len(self.units) - 1)].patience
-                if seen == 0:
-                    patience += STARTING_S
                 self.look()
             if time.time() - since > patience or time.time() > self.until + LAST_S:
                 process.kill()
@@ -74,7 +72,7 @@ class Watch:
                 return "hung" if time.time() - since > patience else TOO_LATE
         return f"ended the process with status {process.returncode}"
 
-    def _blame(self, first: int, how: str) -> None:
+    def _blame(self, how: str) -> None:
         """Leave out what was under way when a process ended too early."""
         starts = self.log.records("start")
         number = self._next()

@@ -129,7 +129,7 @@ def _csr(weight: Tensor, x: Tensor, case: GpuLinear, known: Any) -> tuple[Produc
         warnings.simplefilter("ignore")  # that the layout is a beta
         found = weight.to_sparse_csr()
         parts = (found.crow_indices().int(), found.col_indices().int(), found.values())
-        rows = torch.sparse_csr_tensor(*parts, size=found.shape)
+        rows = torch.sparse_csr_tensor(*parts, size=found.shape, device=weight.device)
     return (lambda: (rows @ x.T).T), None
 
 
