@@ -58,7 +58,7 @@ class HostClock(Clock):
         """See :class:`Clock`: ``size`` bytes are read."""
         if size == 0:
             return None
-        buffer = torch.ones(size // 4, dtype=torch.float32)
+        buffer = torch.ones(size // 4, dtype=torch.float32, device="cpu")
         return lambda: (buffer.sum(), x.sum())
 
 

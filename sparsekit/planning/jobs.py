@@ -106,7 +106,7 @@ class LinearJob(Job):
     def example(self) -> Tensor:
         """Return tokens ``(batch, in)``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.batch, self.weight.shape[1], generator=generator).to(self.weight)
+        return torch.randn(self.batch, self.weight.shape[1], generator=generator, device="cpu").to(self.weight)
 
     def calls(self, x: Tensor) -> dict[str, Call]:
         """Return every way to multiply ``x``."""
@@ -141,7 +141,7 @@ class ConvJob(Job):
         """Return images ``(N, C, H, W)``."""
         batch, height, width = self.size
         shape = (batch, self.border.convolution.in_channels, height, width)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.weight)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.weight)
         return x.contiguous(memory_format=MEMORY_FORMATS[self.order])
 
     def calls(self, x: Tensor) -> dict[str, Call]:
