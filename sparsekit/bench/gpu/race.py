@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsekit.bench.gpu.cases import FEW, Floor
 from sparsekit.bench.gpu.exact import Exact, poisoned, rounds_once
 from sparsekit.bench.gpu.rows import KERNEL, rows_of
-from sparsekit.bench.gpu.session import Session
+from sparsekit.bench.gpu.session import NotingClock, Session
 from sparsekit.kernels.gpu import gpu_of
 from sparsekit.kernels.timing import Call, fastest
 
@@ -89,11 +89,13 @@ class Race:
     def run(self, floors: Mapping[float, Floor]) -> None:
         """Time all that takes part and log their rows."""
         self.session.start("timing")
-        clock, names = self.session.clock, {f"{way} {zeros}": (zeros, way) for zeros, way in self.calls}
+        clock, names = NotingClock(self.session.clock), {f"{way} {zeros}": (zeros, way) for zeros, way in self.calls}
         before = None if self.tokens <= FEW else clock.eviction(clock.evicted, self.x)
         with torch.no_grad():
             budget = self.session.seconds * max(len(floors), 1)
             found = fastest({name: self.calls[key] for name, key in names.items()}, budget, before, clock)
+        for key, call in self.calls.items():
+            self.about[key]["captured"] = call not in clock.as_called
         times = {key: found[name] / self.about[key]["layers"] for name, key in names.items()}
         for row in rows_of(self.case, floors, times, self.about):
             self.session.log.add("row", row=row.as_json())

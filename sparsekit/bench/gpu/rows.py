@@ -33,6 +33,7 @@ class GpuRow:
         operations: two per kept weight and token.
         bytes: of weight, input and output, each once.
         layers: how many layers, with a weight each, were called in a row.
+        captured: whether it was timed as a CUDA graph; else what Python takes to start it may count.
         seconds_by_peer: of the peers of the same case and sparsity.
     """
 
@@ -48,6 +49,7 @@ class GpuRow:
     operations: float = 0.0
     bytes: float = 0.0
     layers: int = 1
+    captured: bool = True
     seconds_by_peer: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -133,6 +133,9 @@ class Run:
         missed = [(row, misses) for row in fastest_kernels(rows) if (misses := row.misses())]
         for row, misses in missed:
             console.print(f"MISSED: {row.case}, {row.sparsity:.0%} zeros, {row.way}: {'; '.join(misses)}")
+        for row in rows:
+            if not row.captured and self.device.type == "cuda":
+                console.print(f"NOT CAPTURED: {row.case}, {row.sparsity:.0%} zeros, {row.way}: Python's time counts")
         ceilings = {name: f"{value / 1e12:.3g} T/s" for name, value in self.ceilings().items()}
         took = time.time() - self.began
         console.print(f"{len(rows)} rows in {took:.0f} s, {len(missed)} promises missed, reached: {ceilings}")

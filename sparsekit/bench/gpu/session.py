@@ -11,12 +11,40 @@ import torch
 
 from sparsekit.bench.gpu.log import Log
 from sparsekit.kernels.clock import clock_of
-from sparsekit.kernels.timing import Clock
+from sparsekit.kernels.timing import Call, Clock
 
 ResultT = TypeVar("ResultT")
 
 COMPILERS = 12
 """Threads that compile at once."""
+
+
+class NotingClock(Clock):
+    """A clock that notes what another times as it is called, and not as a graph.
+
+    Args:
+        clock: the other one.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.evicted = clock.evicted
+        self.as_called: list[Call] = []
+
+    def ready(self, call: Call) -> Call:
+        """See :class:`~sparsekit.kernels.timing.Clock`."""
+        ready = self._clock.ready(call)
+        if ready is call:
+            self.as_called.append(call)
+        return ready
+
+    def seconds(self, call: Call, repeats: int) -> float:
+        """See :class:`~sparsekit.kernels.timing.Clock`."""
+        return self._clock.seconds(call, repeats)
+
+    def eviction(self, size: int, x: torch.Tensor) -> Call | None:
+        """See :class:`~sparsekit.kernels.timing.Clock`."""
+        return self._clock.eviction(size, x)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sparsekit.bench.gpu.log import Log
 from sparsekit.bench.gpu.worker import Unit
 
-LOOK_S = 0.5
+LOOK_S, SAVE_S = 0.5, 5.0
 STARTING_S = 90.0
 """Seconds that importing torch and starting the GPU may take, beside a unit's own."""
 
@@ -30,7 +30,7 @@ class Watch:
         log: what the processes write, and this reads.
         start: starts a process at the unit of a number.
         until: ``time.time()`` at which the run ends.
-        look: called after each look at a process, such as to save what there is.
+        look: called every few seconds, such as to save what there is.
         tell: is told in a few words what happens.
     """
 
@@ -57,6 +57,7 @@ class Watch:
     def _wait(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for a process; return how it ended, in words."""
         seen, since, patience = -1, time.time(), STARTING_S
+        looked = since
         while process.poll() is None:
             time.sleep(LOOK_S)
             size = self.log.path.stat().st_size if self.log.path.exists() else 0
@@ -64,7 +65,9 @@ class Watch:
                 if seen >= 0:  # it has begun
                     patience = self.units[min(self._next(), len(self.units) - 1)].patience
                 seen, since = size, time.time()
+            if time.time() - looked > SAVE_S:
                 self.look()
+                looked = time.time()
             if time.time() - since > patience or time.time() > self.until + LAST_S:
                 process.kill()
                 with suppress(subprocess.TimeoutExpired):  # a driver may hold on to it

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ from sparsekit.bench.gpu.cases import (
 from sparsekit.bench.gpu.checks import check_kernel, checked_kernels
 from sparsekit.bench.gpu.contests import run_case
 from sparsekit.bench.gpu.run import Run
+from sparsekit.bench.gpu.session import Session
 from sparsekit.bench.gpu.tables import tuned_table
 from sparsekit.kernels.gpu import H100
+from sparsekit.kernels.timing import HostClock
 from sparsekit.kernels.triton.block_csr import BLOCK_CSR_MM
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.patterns import Block
@@ -141,6 +144,23 @@ def test_the_fastest_tile_that_is_right_is_kept(session, clock, monkeypatch):
     ((case, tile),) = tuned_table(session.log, H100).tiles.items()
     assert (case.kernel, case.batch, case.pattern) == (BLOCK_CSR_MM.name, 33, "16x16")
     assert tile == tiles[1]
+
+
+def test_a_row_says_whether_its_way_was_captured(session, monkeypatch):
+    class Captures(HostClock):
+        def ready(self, call):
+            return call if call in slow else partial(call)
+
+    slow, fastest = [], race.fastest
+
+    def first_is_slow(calls, *rest):
+        slow.append(next(iter(calls.values())))
+        return fastest(calls, *rest)
+
+    monkeypatch.setattr(race, "fastest", first_is_slow)
+    monkeypatch.setattr(Session, "clock", Captures())
+    run_case(GpuLinear(Block(16, 16), 80, 32, 32, {0.5: Floor()}), session)
+    assert [r["row"]["way"] for r in session.log.records("row") if not r["row"]["captured"]] == ["F.linear"]
 
 
 def test_nothing_is_tuned_when_the_time_for_it_is_over(session, clock, monkeypatch):
