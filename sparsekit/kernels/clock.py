@@ -97,16 +97,31 @@ def _replay(graph: torch.cuda.CUDAGraph, call: Call) -> None:
     graph.replay()
 
 
+_BROKEN: list[torch.cuda.CUDAGraph] = []
+"""Captures that failed: torch's allocator may still ask them whether a stream is theirs."""
+
+
 def _captured(call: Call, side: torch.cuda.Stream) -> torch.cuda.CUDAGraph | None:
     """Return ``call`` as a graph, captured on the stream ``side``, or None where it cannot be."""
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            call()
+        _capture(call, graph, side)
     except Exception:  # whatever a kernel says that must not run here; called as it is, it says so again
+        _BROKEN.append(graph)
         torch.cuda.synchronize()
         # torch's random generator stays in its capturing state after a capture that failed, until one succeeds
-        with warnings.catch_warnings(), suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side):
+        with warnings.catch_warnings(), suppress(RuntimeError):
             warnings.simplefilter("ignore")  # that nothing was captured
+            _capture(lambda: None, torch.cuda.CUDAGraph(), side)
         return None
     return graph
+
+
+def _capture(call: Call, graph: torch.cuda.CUDAGraph, side: torch.cuda.Stream) -> None:
+    # not by torch.cuda.graph, which leaves the stream as the current one where the capture fails
+    with torch.cuda.stream(side):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            call()
+        finally:
+            graph.capture_end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ class FakeGpu:
     """Time passes by what is called; events stop it."""
 
     def __init__(self):
-        self.diary, self.now, self.sync_debug, self.capturing, self.broken = [], 0.0, 0, None, False
+        self.diary, self.now, self.sync_debug, self.capturing = [], 0.0, 0, None
+        self.broken, self.failed, self.stream = False, False, "current"
 
     def work(self, name, milliseconds=1.0, *, waits=False, captures=True):
         def call():
@@ -27,6 +29,7 @@ class FakeGpu:
                 raise RuntimeError("called a synchronizing CUDA operation")
             if self.capturing is not None:
                 if waits or not captures:
+                    self.failed = True
                     raise ValueError("not while capturing")
                 self.capturing.work.append((name, milliseconds))
                 return
@@ -39,55 +42,65 @@ class FakeGpu:
         self.sync_debug = mode
 
     @contextmanager
-    def graph(self, graph, stream, capture_error_mode="global"):
-        self.capturing = graph
+    def on_stream(self, side):
+        self.stream, before = side, self.stream
         try:
             yield
-            self.broken = False
-        except Exception:
-            self.broken = True  # as torch's random generator is
-            raise
         finally:
-            self.capturing = None
+            self.stream = before
+
+
+class Event:
+    def __init__(self, gpu, enable_timing):
+        assert enable_timing
+        self.gpu = gpu
+
+    def record(self):
+        self.at = self.gpu.now
+        self.gpu.diary.append("event")
+
+    def synchronize(self):
+        self.gpu.diary.append("read")
+
+    def elapsed_time(self, end):
+        return end.at - self.at
+
+
+class Graph:
+    def __init__(self, gpu):
+        self.gpu, self.work = gpu, []
+
+    def capture_begin(self, capture_error_mode):
+        assert self.gpu.stream == "side"
+        self.gpu.capturing, self.gpu.broken = self, True  # as torch's random generator is, until a capture succeeds
+
+    def capture_end(self):
+        self.gpu.capturing = None
+        if self.gpu.failed:
+            self.gpu.failed = False
+            raise RuntimeError("the capture failed")
+        self.gpu.broken = False
+
+    def replay(self):
+        for name, milliseconds in self.work:
+            self.gpu.diary.append(f"replay {name}")
+            self.gpu.now += milliseconds
+
+
+@contextmanager
+def on(device):
+    assert device == DEVICE
+    yield
 
 
 @pytest.fixture
 def fake(monkeypatch):
     fake = FakeGpu()
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            self.at = fake.now
-            fake.diary.append("event")
-
-        def synchronize(self):
-            fake.diary.append("read")
-
-        def elapsed_time(self, end):
-            return end.at - self.at
-
-    class Graph:
-        def __init__(self):
-            self.work = []
-
-        def replay(self):
-            for name, milliseconds in self.work:
-                fake.diary.append(f"replay {name}")
-                fake.now += milliseconds
-
-    @contextmanager
-    def on(device):
-        assert device == DEVICE
-        yield
-
     stand_ins = {
-        "Event": Event,
-        "CUDAGraph": Graph,
+        "Event": partial(Event, fake),
+        "CUDAGraph": partial(Graph, fake),
         "Stream": lambda device: "side",
-        "graph": fake.graph,
+        "stream": fake.on_stream,
         "device": on,
         "synchronize": lambda: None,
         "get_sync_debug_mode": lambda: fake.sync_debug,
@@ -123,6 +136,7 @@ def test_what_cannot_be_captured_is_timed_as_it_is(fake, how):
     assert clock.seconds(ready, 1) == pytest.approx(13e-3)
     assert fake.sync_debug == 0
     assert not fake.broken
+    assert fake.stream == "current"
 
 
 def test_whole_models_are_timed_as_they_are_called(fake):
@@ -154,3 +168,30 @@ def test_evicts_all_of_the_cache_by_reading_several_times_its_size(fake, monkeyp
     before()
     assert made == [read]
     assert clock_of(DEVICE).eviction(0, x) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    device = torch.device("cuda", torch.cuda.current_device())
+    clock, x = CudaClock(device), torch.randn(64, 64, device=device)
+    stream = torch.cuda.current_stream()
+
+    def multiplies():
+        return x @ x
+
+    def waits():
+        return x.sum().item()
+
+    def breaks():
+        torch.cuda.synchronize()
+
+    assert clock.seconds(clock.ready(multiplies), 3) > 0.0
+    assert clock.ready(multiplies) is not multiplies
+    assert clock.ready(waits) is waits
+    assert clock.ready(breaks) is breaks
+    assert clock.ready(multiplies) is not multiplies
+    assert torch.cuda.current_stream() == stream
+    torch.randn(3, device=device)
+    clock.eviction(64 << 20, x)()
+    times = fastest({"once": multiplies, "twice": lambda: (x @ x) @ x}, 0.1, clock.eviction(clock.evicted, x), clock)
+    assert set(times) == {"once", "twice"}
