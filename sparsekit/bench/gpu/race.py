@@ -72,7 +72,9 @@ class Race:
             with poisoned():
                 y = first()
             about.exact.expect(way, y, lenient=about.kind != KERNEL or not rounds_once(way))
-            return [first, *(make() for _ in range(self._layers(about.nbytes) - 1))]
+            layers = [first, *(make() for _ in range(self._layers(about.nbytes) - 1))]
+            _stack(layers)()  # what raises should do so here, where only this way is lost
+            return layers
 
         if way in self.session.log.failed():
             return

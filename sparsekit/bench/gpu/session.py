@@ -93,12 +93,22 @@ class Session:
         """
         self.start(part)
         try:
-            return work()
+            result = work()
+            self.finish()
+            return result
         except Exception as error:  # whatever a way to compute something says: the others go on
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            self.finish()
             otherwise(reason_of(error))
             return None
+
+    def finish(self) -> None:
+        """Wait until the device has done what it was told.
+
+        Raises:
+            RuntimeError: it did not, and does not go on.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def reason_of(error: Exception) -> str:

@@ -72,8 +72,7 @@ def work(units: Sequence[Unit], first: int, until: float, session: Session) -> N
         try:
             unit.work(session)
         except Exception as error:  # one unit less
-            if session.device.type == "cuda":
-                torch.cuda.synchronize(session.device)
+            session.finish()
             session.log.add("skipped", unit=number, name=unit.name, reason=reason_of(error))
             session.tell(f"SKIPPED: {unit.name}: {reason_of(error)}")
         session.log.add("done", unit=number, name=unit.name, seconds=time.time() - began)
