@@ -9,12 +9,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sparsekit import bench, cli
+from sparsekit.cli import info
 from sparsekit.cli.info import gather
 from sparsekit.cli.source import load_source
 from sparsekit.cli.words import METHODS, WORDS, read_pattern
 from sparsekit.demo.cnn.report import NetworkReports
 from sparsekit.demo.minilm.corpus import Corpus, Pair
-from sparsekit.kernels import KERNELS
+from sparsekit.formats import Dense, Refusal
+from sparsekit.kernels import KERNELS, Kernel
+from sparsekit.kernels.gpu import H100
 from sparsekit.patterns import (
     NM,
     PATTERNS,
@@ -292,3 +295,26 @@ def test_models_of_functions_are_in_evaluation_mode(zoo):
     assert isinstance(source.model, nn.Sequential)
     assert not source.model.training
     assert len(source.batches(5)) == 1
+
+
+def test_info_without_a_gpu_says_so(monkeypatch):
+    monkeypatch.setattr(info, "gpus", lambda: ())
+    assert info.describe_gpu()["name"].startswith(f"none: torch {torch.__version__} ")
+
+
+def test_info_names_the_gpu_and_asks_kernels_about_it(monkeypatch):
+    monkeypatch.setattr(info, "gpus", lambda: (H100, H100))
+    monkeypatch.setattr(info, "driver", lambda: "580.1")
+    found = info.describe_gpu()
+    assert found["name"] == f"{H100.name} and 1 more, compute capability 9.0, 132 multiprocessors"
+    assert found["driver"] == "580.1"
+    assert found["tuned"]
+    asked = []
+
+    def on_the_second_device(problem):
+        asked.append(problem)
+        return None if len(asked) % 2 == 0 else Refusal("not on the first")
+
+    monkeypatch.setattr(info, "sample", lambda kind, dtype, device: device)
+    assert set(info.answers(Kernel("k", Dense, on_the_second_device, None)).values()) == {"yes, on the GPU"}
+    assert [problem.packed for problem in asked] == ["cpu", "cuda"] * 3

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sparsekit.formats import FORMATS, Format
+from sparsekit.formats import FORMATS, Format, Refusal
 from sparsekit.kernels import KERNELS, Kernel, Problem, native
+from sparsekit.kernels.triton.tile import tuned_for
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
-from sparsekit.planning.machine import describe_machine
+from sparsekit.planning.machine import describe_machine, driver, gpus, triton_version
 
 SIDE = 64
 SAMPLES = ((Unstructured(), 0.8), (NM(2, 4), None), (Block(16, 16), 0.8))
@@ -20,9 +21,10 @@ QUESTIONS = ((torch.float32, 1), (torch.float32, 128), (torch.bfloat16, 128))
 
 
 def gather() -> dict[str, Any]:
-    """Return all of it as JSON types: machine, native build, measured peaks, formats, kernels and refusals."""
+    """Return all of it as JSON types: machine, GPU, native build, measured peaks, formats, kernels and refusals."""
     return {
         "machine": describe_machine(),
+        "gpu": describe_gpu(),
         "native": native.describe(),
         "peaks": native.measured_peaks(torch.get_num_threads()),
         "formats": [{"name": kind.name, "stores": (kind.__doc__ or "").split("\n")[0]} for kind in FORMATS],
@@ -30,14 +32,34 @@ def gather() -> dict[str, Any]:
     }
 
 
+def describe_gpu() -> dict[str, str]:
+    """Return what GPU there is and what its kernels are compiled by, or why there is nothing."""
+    found = {"triton": triton_version() or "not installed; pip install 'sparsekit[triton]' does so"}
+    if not gpus():
+        built = "sees none" if torch.version.cuda else "is built without CUDA"
+        return {"name": f"none: torch {torch.__version__} {built}", **found}
+    gpu = gpus()[0]
+    more = f" and {len(gpus()) - 1} more" if len(gpus()) > 1 else ""
+    details = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}, {gpu.multiprocessors} multiprocessors"
+    tuned = len(tuned_for(gpu).tiles)
+    found["tuned"] = f"{tuned} cases" if tuned else "not for this GPU: tiles are chosen by rule"
+    return {"name": f"{gpu.name}{more}, {details}", "driver": driver(), **found}
+
+
 def answers(kernel: Kernel) -> dict[str, str]:
-    """Ask ``kernel`` about each question; an answer is "yes" or the reason why not."""
-    found = {}
-    for dtype, batch in QUESTIONS:
-        packed = sample(kernel.format, dtype)
-        refusal = kernel.refuses(Problem(packed, batch, torch.get_num_threads()))
-        found[question(dtype, batch)] = "yes" if refusal is None else str(refusal)
-    return found
+    """Ask ``kernel`` about each question; an answer is "yes", "yes, on the GPU", or the reason why not."""
+    return {question(dtype, batch): _answer(kernel, dtype, batch) for dtype, batch in QUESTIONS}
+
+
+def _answer(kernel: Kernel, dtype: torch.dtype, batch: int) -> str:
+    refusal: Refusal | None = None
+    for device, yes in (("cpu", "yes"), ("cuda", "yes, on the GPU")):
+        if device == "cuda" and not gpus():
+            break
+        refusal = kernel.refuses(Problem(sample(kernel.format, dtype, device), batch, torch.get_num_threads()))
+        if refusal is None:
+            return yes
+    return str(refusal)
 
 
 def question(dtype: torch.dtype, batch: int) -> str:
@@ -45,14 +67,14 @@ def question(dtype: torch.dtype, batch: int) -> str:
     return f"{str(dtype).removeprefix('torch.')}, batch {batch}"
 
 
-def sample(kind: type[Format], dtype: torch.dtype) -> Format:
+def sample(kind: type[Format], dtype: torch.dtype, device: str = "cpu") -> Format:
     """Pack a small weight under the first of the sample patterns that ``kind`` accepts."""
-    weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0), device="cpu").to(device)
     for pattern, sparsity in SAMPLES:
         mask = Mask(pattern.select(weight.abs(), sparsity), pattern)
         if kind.accepts(mask) is None:
             return kind.pack(weight.to(dtype), mask)
-    keep = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    keep = torch.ones(SIDE, SIDE, dtype=torch.bool, device=device)
     return kind.pack(weight.to(dtype), Mask(keep))
 
 
@@ -72,6 +94,8 @@ def _machine(found: dict[str, Any]) -> Table:
         table.add_row(f"{stem} runs as", f"{isa}  (built: {', '.join(build['built'][stem])})")
     if build["reason"]:
         table.add_row("native kernels", build["reason"])
+    for name, fact in found["gpu"].items():
+        table.add_row("gpu" if name == "name" else f"gpu: {name}", fact)
     if peaks:
         table.add_row("measured peak", f"{peaks['flops'] / 1e9:.0f} GFLOP/s fp32")
         table.add_row("measured bandwidth", f"{peaks['bandwidth'] / 1e9:.1f} GB/s read")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-import sparsekit.kernels
 from sparsekit.errors import FormatError
 from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked, Refusal, format_named, stored_weights
+from sparsekit.kernels import gpu
 from sparsekit.kernels.base import RunsT
-from sparsekit.kernels.candidates import is_reference
+from sparsekit.kernels.clock import clock_of
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block
@@ -21,29 +21,37 @@ BUDGET_S = 0.2
 
 
 def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
-    """Return the format that usually is the fastest for ``mask``.
+    """Return the format that usually is the fastest for ``mask`` on the device that it is on.
 
-    A Block mask goes to block CSR; an NM mask to the N:M format where a kernel other than the reference runs it; else
-    the sparsity decides: CSR from 0.7, bitmask from 0.4, dense below. A trainable weight that has zeros takes bitmask
-    instead of dense, which would not keep them.
+    A Block mask goes to block CSR. Else on a CPU the sparsity decides: CSR from 0.7, bitmask from 0.4, dense below. On
+    a GPU an NM(2, 4) mask goes to the N:M format, and the others to bitmask from 0.4, dense below. A trainable weight
+    that has zeros takes bitmask instead of dense, which would not keep them, and of N:M, which may store more.
+
+    On a GPU the bitmask is for small batches: unstructured zeros have no kernel there at a batch of 128 or more, nor
+    have patterns and GPUs that every kernel refuses. Such calls run dense, by a copy that is unpacked once.
     """
     if isinstance(mask.pattern, Block):
         return BlockCSR
-    if isinstance(mask.pattern, NM) and NMPacked.accepts(mask) is None and _has_own_kernel(NMPacked):
+    sparsity, on_gpu = mask.sparsity, _on_gpu(mask)
+    if on_gpu and mask.pattern == NM(2, 4) and not trainable:
         return NMPacked
-    sparsity = mask.sparsity
-    return CSR if sparsity >= 0.7 else Bitmask if sparsity >= 0.4 or (trainable and sparsity) else Dense
+    if sparsity >= 0.7 and not on_gpu:
+        return CSR
+    return Bitmask if sparsity >= 0.4 or (trainable and sparsity) else Dense
 
 
 def conv_by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
-    """Return the format that usually is the fastest for the ``mask`` of a convolution.
+    """Return the format that usually is the fastest for the ``mask`` of a convolution on the device that it is on.
 
-    What block CSR stores, blocks and whole kernels, goes there; else CSR from a sparsity of 0.6, dense below. A
-    trainable weight that has zeros takes CSR instead of dense, which would not keep them.
+    What block CSR stores, blocks and whole kernels, goes there; else on a CPU CSR from a sparsity of 0.6, and dense
+    below, and on a GPU dense, which has no other kernel for convolutions. A trainable weight that has zeros takes CSR
+    instead of dense, which would not keep them.
     """
     if BlockCSR.accepts(mask) is None:
         return BlockCSR
-    return CSR if mask.sparsity >= 0.6 or (trainable and mask.sparsity) else Dense
+    if trainable and mask.sparsity:
+        return CSR
+    return CSR if mask.sparsity >= 0.6 and not _on_gpu(mask) else Dense
 
 
 def by_measurement(
@@ -68,9 +76,11 @@ def by_measurement(
     found = {kernel.name: (packed, kernel) for kernel, packed in ways if not (trainable and cannot_train(packed, mask))}
     if not found:
         raise FormatError(f"expected a format that can train {mask} and has a kernel for this problem, found none")
+    clock = clock_of(mask.keep.device)
+    before = clock.eviction(clock.evicted, mask.keep)
     with torch.no_grad():
         calls = {name: call(kernel, packed) for name, (packed, kernel) in found.items()}
-        return found[next(iter(fastest(calls, BUDGET_S)))]
+        return found[next(iter(fastest(calls, BUDGET_S, before, clock)))]
 
 
 def pack_as(format: type[Format] | str, weight: Tensor, mask: Mask, trainable: bool = False) -> Format:
@@ -94,5 +104,5 @@ def cannot_train(packed: Format, mask: Mask) -> Refusal | None:
     return Refusal(f"{packed} stores {stored} weights, and the mask keeps {mask.nnz}: training would fill the others")
 
 
-def _has_own_kernel(family: type[Format]) -> bool:
-    return any(k.format is family and not is_reference(k) for k in sparsekit.kernels.KERNELS)
+def _on_gpu(mask: Mask) -> bool:
+    return mask.keep.device.type in gpu.DEVICES

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.candidates import candidates, conv_candidates
 from sparsekit.kernels.convolution import Size
+from sparsekit.kernels.gpu import gpu_of
 from sparsekit.mask import Mask
 from sparsekit.nn.border import Border
 
@@ -74,10 +75,17 @@ class Job(ABC):
                 f"{kind} {sizes} {str(self.weight.dtype).removeprefix('torch.')} {self.mask.pattern}",
                 f"density=2^{density:g}",
                 *details,
-                f"bias={self.bias is not None} device={self.weight.device.type}",
-                f"threads={torch.get_num_threads()} others=2^{self.others.bit_length()}",
+                f"bias={self.bias is not None} {place(self.weight.device)} others=2^{self.others.bit_length()}",
             )
         )
+
+
+def place(device: torch.device) -> str:
+    """Where a job runs, in words: a CPU by its threads, a GPU by its model."""
+    if device.type != "cuda":
+        return f"device={device.type} threads={torch.get_num_threads()}"
+    gpu = gpu_of(device)
+    return f"device={gpu.name} {gpu.capability[0]}.{gpu.capability[1]}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class LinearJob(Job):
     def example(self) -> Tensor:
         """Return tokens ``(batch, in)``."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.batch, self.weight.shape[1], generator=generator).to(self.weight)
+        return torch.randn(self.batch, self.weight.shape[1], generator=generator, device="cpu").to(self.weight)
 
     def calls(self, x: Tensor) -> dict[str, Call]:
         """Return every way to multiply ``x``."""
@@ -135,7 +143,7 @@ class ConvJob(Job):
         """Return images ``(N, C, H, W)``."""
         batch, height, width = self.size
         shape = (batch, self.border.convolution.in_channels, height, width)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.weight)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.weight)
         return x.contiguous(memory_format=MEMORY_FORMATS[self.order])
 
     def calls(self, x: Tensor) -> dict[str, Call]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+import re
 import subprocess
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsekit.kernels import CONV_KERNELS, KERNELS, native
+from sparsekit.kernels import CONV_KERNELS, KERNELS, native, triton
+from sparsekit.kernels.gpu import Gpu, gpu_of
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, the threads, the versions, and the commit where there is one."""
+    """Return the processor, the GPU, the threads, the versions, and the commit where there is one."""
     return {
         "cpu": cpu_name(),
+        "gpu": gpus()[0].name if gpus() else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -33,7 +38,46 @@ def fingerprint() -> dict[str, str]:
         "isa": " ".join(f"{stem}:{isa}" for stem, isa in sorted(used.items())),
         "kernels": " ".join([*(kernel.name for kernel in KERNELS), *(kernel.name for kernel in CONV_KERNELS)]),
         "build": native.build_stamp(),
+        "gpus": "; ".join(f"{g.name} {g.capability[0]}.{g.capability[1]}" for g in gpus()),
+        "driver": driver() if gpus() else "",
+        "triton": f"{triton_version()} {programs_stamp()}" if gpus() else "",
     }
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The CUDA devices that torch can use."""
+    found = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return tuple(gpu_of(torch.device("cuda", index)) for index in found)
+
+
+@cache
+def driver() -> str:
+    """The version of NVIDIA's driver, or "unknown"."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"\s(\d+(?:\.\d+)+)\s", text)
+    return found[1] if found else "unknown"
+
+
+def triton_version() -> str:
+    """The version of Triton, or "" where it is not installed."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def programs_stamp() -> str:
+    """Changes when a program for GPUs changes, or a tile that was the fastest."""
+    folder = Path(triton.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted((*folder.rglob("*.py"), *folder.rglob("*.json"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @cache

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
+from sparsekit.kernels.clock import clock_of
 from sparsekit.kernels.timing import fastest
 from sparsekit.planning.cache import Times
 from sparsekit.planning.jobs import AS_IS, EAGER, Job
@@ -24,19 +22,12 @@ def measure(job: Job) -> Times:
         Seconds per call by kernel name.
     """
     x = job.example()
-    before = _eviction(job.others, x)
+    clock = clock_of(x.device)
+    before = clock.eviction(job.others, x)
     with torch.no_grad():
         calls = job.calls(x)
-        times = fastest(calls, FIRST_LOOK_S, before)
+        times = fastest(calls, FIRST_LOOK_S, before, clock)
         limit = CONTENDERS * min(times.values())
         contenders = {name: call for name, call in calls.items() if times[name] <= limit or name in (EAGER, AS_IS)}
-        times.update(fastest(contenders, BUDGET_S, before))
+        times.update(fastest(contenders, BUDGET_S, before, clock))
     return times
-
-
-def _eviction(size: int, x: Tensor) -> Callable[[], object] | None:
-    """Return what reads ``size`` bytes, and then the activations, which the layer before has just written."""
-    if size == 0:
-        return None
-    buffer = torch.ones(size // 4, dtype=torch.float32)
-    return lambda: (buffer.sum(), x.sum())

@@ -51,8 +51,8 @@ class Site(ABC):
             return "it has hooks, which a packed layer would lose"
         if not layer.weight.numel():
             return "it has no weights"
-        if layer.weight.device.type != "cpu":
-            return f"layers on {layer.weight.device.type} are not measured yet"
+        if layer.weight.device.type not in ("cpu", "cuda"):
+            return f"layers on {layer.weight.device.type} are not measured"
         if UNBATCHED in keys:
             return "the example inputs call it with an image that has no batch dimension"
         return ""

@@ -13,7 +13,7 @@ import sparsekit.kernels
 import sparsekit.nn.choice
 from sparsekit.errors import InputError, KernelError, LayerError
 from sparsekit.formats import CSR, FORMATS, BlockCSR, Dense
-from sparsekit.kernels import ConvKernel, Convolution
+from sparsekit.kernels import ConvKernel, Convolution, gpu
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
 from sparsekit.mask import Mask
 from sparsekit.nn import SparseConv2d
@@ -169,6 +169,16 @@ def test_the_rule(pattern, sparsity, family):
     assert SparseConv2d.from_dense(dense_conv(8, 16, 3), mask).format is family
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "family"), [(Unstructured(), 0.9, Dense), (Block(16, 16), 0.5, BlockCSR)], ids=str
+)
+def test_the_rule_on_a_gpu(pattern, sparsity, family, monkeypatch):
+    monkeypatch.setattr(gpu, "DEVICES", ("cpu",))
+    mask = Mask(pattern.select(torch.rand(16, 8, 4, 4), sparsity), pattern)
+    assert conv_by_rule(mask) is family
+    assert conv_by_rule(mask, trainable=True) is (CSR if family is Dense else family)
+
+
 def test_the_rule_takes_no_dense_format_for_zeros_that_stay_in_training():
     mask = Mask(Unstructured().select(torch.rand(8, 6, 3, 3), 0.3))
     assert conv_by_rule(mask, trainable=True) is CSR
@@ -184,7 +194,7 @@ def test_an_example_decides_by_measurement(monkeypatch):
     monkeypatch.setattr(sparsekit.kernels, "CONV_KERNELS", (own, *REFERENCE_CONV_KERNELS))
     seen = []
 
-    def fastest(candidates, budget_s):
+    def fastest(candidates, budget_s, before, clock):
         seen.extend(candidates)
         for call in candidates.values():
             assert call().shape == (2, 8, 5, 7)

@@ -12,8 +12,10 @@ import sparsekit.kernels
 import sparsekit.nn.choice
 from sparsekit.errors import FormatError, InputError, LayerError, MaskError
 from sparsekit.formats import CSR, FORMATS, Bitmask, BlockCSR, Dense, NMPacked
+from sparsekit.kernels import gpu
 from sparsekit.kernels.base import Kernel
 from sparsekit.kernels.reference import REFERENCE_KERNELS
+from sparsekit.kernels.timing import HostClock
 from sparsekit.mask import Mask
 from sparsekit.nn import SparseLinear
 from sparsekit.nn.choice import by_rule
@@ -127,13 +129,45 @@ def test_the_rule(pattern, sparsity, family):
     assert by_rule(random_mask((20, 20), pattern, sparsity)) is family
 
 
-def test_the_rule_takes_nm_only_with_a_kernel_of_its_own(monkeypatch):
-    mask = random_mask((20, 20), NM(1, 4), 0.0)
-    monkeypatch.setattr(sparsekit.kernels, "KERNELS", REFERENCE_KERNELS)
-    assert by_rule(mask) is CSR
-    own = Kernel("nm_linear_own", NMPacked, lambda problem: None, REFERENCE_KERNELS[3].bind)
-    monkeypatch.setattr(sparsekit.kernels, "KERNELS", (own, *REFERENCE_KERNELS))
-    assert by_rule(mask) is NMPacked
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "family"),
+    [
+        (Unstructured(), 0.2, Dense),
+        (Unstructured(), 0.4, Bitmask),
+        (Unstructured(), 0.9, Bitmask),
+        (Block(4, 4), 0.0, BlockCSR),
+        (NM(2, 4), 0.0, NMPacked),
+        (NM(1, 4), 0.0, Bitmask),
+    ],
+    ids=str,
+)
+def test_the_rule_on_a_gpu(pattern, sparsity, family, monkeypatch):
+    monkeypatch.setattr(gpu, "DEVICES", ("cpu",))
+    assert by_rule(random_mask((20, 20), pattern, sparsity)) is family
+
+
+def test_what_is_trained_is_not_stored_as_nm_on_a_gpu(monkeypatch):
+    mask = random_mask((20, 20), NM(2, 4), 0.0)
+    assert by_rule(mask, trainable=True) is Bitmask
+    monkeypatch.setattr(gpu, "DEVICES", ("cpu",))
+    assert by_rule(mask, trainable=True) is Bitmask
+
+
+def test_on_a_gpu_an_example_is_measured_cold(monkeypatch):
+    class Cold(HostClock):
+        evicted = 100
+
+    clock, seen = Cold(), []
+
+    def fastest(candidates, budget_s, before, clock):
+        before()
+        seen.append(clock)
+        return dict.fromkeys(candidates, 1.0)
+
+    monkeypatch.setattr(sparsekit.nn.choice, "clock_of", lambda device: clock)
+    monkeypatch.setattr(sparsekit.nn.choice, "fastest", fastest)
+    SparseLinear.from_dense(dense_layer(), random_mask((12, 20), Unstructured(), 0.5), example=torch.zeros(3, 20))
+    assert seen == [clock]
 
 
 def test_an_example_decides_by_measurement(monkeypatch):
@@ -141,7 +175,7 @@ def test_an_example_decides_by_measurement(monkeypatch):
     monkeypatch.setattr(sparsekit.kernels, "KERNELS", (own, *REFERENCE_KERNELS))
     seen = []
 
-    def fastest(candidates, budget_s):
+    def fastest(candidates, budget_s, before, clock):
         seen.extend(candidates)
         assert all(call().shape == (6, 12) for call in candidates.values())
         return {"bitmask_linear_own": 1.0, "dense_linear_reference": 2.0}

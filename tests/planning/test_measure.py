@@ -24,7 +24,7 @@ def looks(monkeypatch):
     """Made-up times in the place of the clock; records what was timed, for how long, and after what."""
     times, seen = {}, []
 
-    def fastest(candidates, budget_s, before):
+    def fastest(candidates, budget_s, before, clock):
         for call in candidates.values():
             assert call().shape == (3, 16)
         seen.append((set(candidates), budget_s, before))
@@ -159,7 +159,7 @@ def test_without_zeros_no_sparse_convolution_is_measured():
 def test_a_convolution_as_it_is_is_measured_at_length(monkeypatch):
     seen = []
 
-    def fastest(candidates, budget_s, before):
+    def fastest(candidates, budget_s, before, clock):
         seen.append(set(candidates))
         return {name: 1.0 if name == "csr_conv_native" else 100.0 for name in candidates}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +36,10 @@ class Launch:
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Start the program on the current stream of the tensors' device."""
+        """Start the program on the current stream of the tensors' device; only compile it within :func:`compiling`."""
+        if _COMPILING:
+            self.compile()
+            return
         device = next(a.device for a in self.arguments if isinstance(a, torch.Tensor))
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             self.function()[self.grid](*self.arguments, **self.constants)
@@ -50,6 +55,29 @@ class Launch:
         """Return the program as Triton knows it."""
         file, name = self.program.split(".")
         return getattr(importlib.import_module(f"sparsekit.kernels.triton.programs.{file}"), name)
+
+
+_COMPILING: list[bool] = []
+
+
+@contextmanager
+def compiling(threads: int) -> Iterator[None]:
+    """Compile, several at once, what would be launched within, and launch nothing: results are not written.
+
+    What does not compile says so when it is launched. Without Triton's way to compile in threads, what is launched
+    within is launched.
+    """
+    try:
+        mode = importlib.import_module("triton.runtime._async_compile").AsyncCompileMode
+    except (ImportError, AttributeError):
+        yield
+        return
+    with ThreadPoolExecutor(threads) as pool, mode(pool, ignore_errors=True):
+        _COMPILING.append(True)
+        try:
+            yield
+        finally:
+            _COMPILING.pop()
 
 
 def refuses(problem: PackedProblem, *dtypes: torch.dtype) -> Refusal | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsekit.errors import SparsekitWarning
 from sparsekit.kernels.base import Problem
 from sparsekit.kernels.gpu import Gpu
 
@@ -99,16 +103,77 @@ class TunedTable:
 
     @classmethod
     def from_json(cls, entries: list[dict[str, Any]]) -> TunedTable:
-        """Return the table that :meth:`as_json` described."""
-        cases = [field.name for field in fields(Case)]
+        """Return the table that :meth:`as_json` described.
+
+        Raises:
+            ValueError: a field is unknown or missing; a tile may lack what has a default.
+        """
+        cases, tiles = {field.name for field in fields(Case)}, {field.name for field in fields(Tile)}
+        for entry in entries:
+            if not isinstance(entry, dict) or entry.keys() != cases | {"tile"} or not entry["tile"].keys() <= tiles:
+                raise ValueError(f"expected the fields {sorted(cases)} and a tile of {sorted(tiles)}, got {entry}")
         return cls({Case(**{name: entry[name] for name in cases}): Tile(**entry["tile"]) for entry in entries})
+
+    def save(self, path: Path, **origin: Any) -> None:
+        """Write the table to ``path``, and beside the tiles where it comes from: machine, versions, commit, date."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**origin, "tiles": self.as_json()}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> TunedTable:
+        """Return the table that :meth:`save` wrote to ``path``; an empty one where there is none.
+
+        A file that an older or newer version wrote is ignored with a warning: the tiles are then chosen by rule.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8"))["tiles"])
+        except FileNotFoundError:
+            return cls({})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"ignoring the tuned tiles in {path}: {error}", SparsekitWarning, stacklevel=2)
+            return cls({})
+
+
+@dataclass(frozen=True)
+class Trial(TunedTable):
+    """One tile for whatever asks, and the cases that asked."""
+
+    tile: Tile
+    asked: list[Case]
+
+    def nearest(self, case: Case) -> Tile | None:
+        """Return the tile."""
+        self.asked.append(case)
+        return self.tile
+
+
+_TRIALS: list[Trial] = []
+
+
+@contextmanager
+def trying(tile: Tile) -> Iterator[list[Case]]:
+    """Let every kernel that is called for the first time within take ``tile``; yields the cases that it took it for."""
+    _TRIALS.append(Trial({}, tile, []))
+    try:
+        yield _TRIALS[-1].asked
+    finally:
+        _TRIALS.pop()
+
+
+def tuned_for(gpu: Gpu) -> TunedTable:
+    """Return what was tuned on ``gpu``; an empty table for one that was never at hand."""
+    return _TRIALS[-1] if _TRIALS else _read(gpu)
 
 
 @cache
-def tuned_for(gpu: Gpu) -> TunedTable:
-    """Return what was tuned on ``gpu``; an empty table for one that was never at hand."""
-    file = FOLDER / file_name(gpu)
-    return TunedTable.from_json(json.loads(file.read_text())["tiles"]) if file.exists() else TunedTable({})
+def _read(gpu: Gpu) -> TunedTable:
+    return TunedTable.read(FOLDER / file_name(gpu))
+
+
+def tune(gpu: Gpu, table: TunedTable, **origin: Any) -> None:
+    """Save ``table`` as what is tuned for ``gpu``; what is bound from now on takes its tiles."""
+    table.save(FOLDER / file_name(gpu), **origin)
+    _read.cache_clear()
 
 
 def file_name(gpu: Gpu) -> str:
