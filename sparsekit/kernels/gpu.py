@@ -17,7 +17,7 @@ HALVES = (torch.bfloat16, torch.float16)
 """What the tensor cores multiply exactly."""
 
 DEVICES = ("cuda",)
-"""Types of devices that GPU kernels do not refuse. The tests add the CPU, where an interpreter runs them."""
+"""Types of devices on which Triton's kernels run. The tests add the CPU, where the interpreter runs them."""
 
 MOST_ELEMENTS = 2**31
 """A tensor of so many elements or more has places that 32 bits do not reach."""
@@ -72,22 +72,22 @@ def gpu_of(device: torch.device) -> Gpu:
 
 
 def refuses_gpu(
-    problem: PackedProblem, dtypes: tuple[torch.dtype, ...], oldest: tuple[int, int] = OLDEST
+    problem: PackedProblem, dtypes: tuple[torch.dtype, ...], devices: tuple[str, ...] = ("cuda",)
 ) -> Refusal | None:
     """Return why no kernel for GPUs runs ``problem``, or None.
 
     Args:
         problem: what is to be computed.
         dtypes: what the kernel runs.
-        oldest: the oldest compute capability that has what the kernel uses.
+        devices: types of devices on which the kernel runs.
     """
-    if problem.device.type not in DEVICES:
+    if problem.device.type not in devices:
         return Refusal(f"it runs on CUDA devices, not on {problem.device}")
     if torch.version.hip is not None:
         return Refusal("it runs on NVIDIA GPUs, and this torch is built for AMD's")
     gpu = gpu_of(problem.device)
-    if gpu.capability < oldest:
-        want = dotted(oldest)
+    if gpu.capability < OLDEST:
+        want = dotted(OLDEST)
         return Refusal(
             f"it needs a GPU of compute capability {want} or newer, and {gpu.name} has {gpu.capability_text}"
         )

@@ -28,4 +28,4 @@ def test_every_tensor_is_made_where_the_model_is(cache, monkeypatch):
 
 def test_layers_on_other_devices_stay_as_they_are():
     model = nn.Sequential(nn.Linear(4, 4, device="meta"))
-    assert LinearSite(model, "0").why_not((1,)) == "layers on meta are not measured"
+    assert LinearSite(model, "0", None).why_not((1,)) == "layers on meta are not measured"

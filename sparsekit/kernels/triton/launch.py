@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from sparsekit.formats.base import Refusal
+from sparsekit.kernels import gpu
 from sparsekit.kernels.base import PackedProblem
-from sparsekit.kernels.gpu import refuses_gpu
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -84,7 +84,7 @@ def refuses(problem: PackedProblem, *dtypes: torch.dtype) -> Refusal | None:
     """Return why no Triton kernel runs ``problem``: not installed, not one of ``dtypes``, or not on such a GPU."""
     if importlib.util.find_spec("triton") is None:
         return Refusal("Triton is not installed; pip install 'sparsekit[triton]' does so")
-    return refuses_gpu(problem, dtypes)
+    return gpu.refuses_gpu(problem, dtypes, gpu.DEVICES)
 
 
 def precision_of(dtype: torch.dtype) -> str:
