@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 
 from sparsekit.formats import FORMATS, Format, Refusal
-from sparsekit.kernels import KERNELS, Kernel, Problem, native
+from sparsekit.kernels import KERNELS, Kernel, Problem, cuda, native
 from sparsekit.kernels.triton.tile import tuned_for
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
@@ -35,6 +35,8 @@ def gather() -> dict[str, Any]:
 def describe_gpu() -> dict[str, str]:
     """Return what GPU there is and what its kernels are compiled by, or why there is nothing."""
     found = {"triton": triton_version() or "not installed; pip install 'sparsekit[triton]' does so"}
+    module, why_not = cuda.extension.MODULE, cuda.extension.WHY_NOT
+    found["cuda kernels"] = f"built for {module.architectures}" if module else why_not
     if not gpus():
         built = "sees none" if torch.version.cuda else "is built without CUDA"
         return {"name": f"none: torch {torch.__version__} {built}", **found}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from sparsekit.kernels import CONV_KERNELS, KERNELS, native, triton
+from sparsekit.kernels import CONV_KERNELS, KERNELS, cuda, native, triton
 from sparsekit.kernels.gpu import Gpu, gpu_of
 
 
@@ -37,11 +39,21 @@ def fingerprint() -> dict[str, str]:
         "torch": torch.__version__,
         "isa": " ".join(f"{stem}:{isa}" for stem, isa in sorted(used.items())),
         "kernels": " ".join([*(kernel.name for kernel in KERNELS), *(kernel.name for kernel in CONV_KERNELS)]),
-        "build": native.build_stamp(),
+        "build": build_stamp(native.extension.MODULE),
         "gpus": "; ".join(f"{g.name} {g.capability[0]}.{g.capability[1]}" for g in gpus()),
+        "cuda": build_stamp(cuda.extension.MODULE) if gpus() else "",
         "driver": driver() if gpus() else "",
         "triton": f"{triton_version()} {programs_stamp()}" if gpus() else "",
     }
+
+
+def build_stamp(module: ModuleType | None) -> str:
+    """What tells one build of an extension from another: its size and the time it was written."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return "none"
+    found = os.stat(file)
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 @cache

@@ -1,6 +1,6 @@
 """What a measurement is told apart by where GPUs compute."""
 
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -63,3 +63,14 @@ def test_a_key_on_a_gpu_names_its_model_and_no_threads(monkeypatch):
     assert jobs.place(torch.device("cuda", 0)) == f"device={H100.name} 9.0"
     key = jobs.LinearJob(random_weight((16, 16)), random_mask((16, 16), Unstructured(), 0.5), None, 0, 3).key
     assert f"device=cpu threads={torch.get_num_threads()}" in key
+
+
+def test_a_build_is_told_from_another_by_its_file(tmp_path):
+    module = ModuleType("built")
+    assert machine.build_stamp(None) == machine.build_stamp(module) == "none"
+    module.__file__ = str(tmp_path / "built.so")
+    (tmp_path / "built.so").write_bytes(b"one")
+    first = machine.build_stamp(module)
+    (tmp_path / "built.so").write_bytes(b"another")
+    assert first.startswith("3-")
+    assert machine.build_stamp(module).startswith("7-")

@@ -6,7 +6,7 @@ from sparsekit.kernels.native.bitmask import BITMASK_MV
 from sparsekit.kernels.native.block_csr import BLOCK_CSR_GRADIENTS, BLOCK_CSR_MM
 from sparsekit.kernels.native.conv import BLOCK_CSR_CONV, CSR_CONV
 from sparsekit.kernels.native.csr import CSR_MM, CSR_MV
-from sparsekit.kernels.native.extension import build_stamp, describe, measured_peaks
+from sparsekit.kernels.native.extension import describe, measured_peaks
 
 NATIVE_KERNELS: tuple[Kernel, ...] = (CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM)
 NATIVE_GRADIENT_KERNELS: tuple[GradientKernel, ...] = (BLOCK_CSR_GRADIENTS,)
@@ -16,7 +16,6 @@ __all__ = [
     "NATIVE_CONV_KERNELS",
     "NATIVE_GRADIENT_KERNELS",
     "NATIVE_KERNELS",
-    "build_stamp",
     "describe",
     "measured_peaks",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -133,14 +132,6 @@ def describe() -> dict[str, Any]:
         built.setdefault(stem, []).append(isa)
     in_use = {stem: isa_of(stem) for stem in built}
     return {"built": built, "in_use": in_use, "cpu_features": MODULE.cpu_features(), "reason": ""}
-
-
-def build_stamp() -> str:
-    """What tells one build of the extension from another: its size and the time it was written."""
-    if MODULE is None or MODULE.__file__ is None:
-        return "none"
-    found = os.stat(MODULE.__file__)
-    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def measured_peaks(threads: int) -> dict[str, float]:
