@@ -1,0 +1,161 @@
+"""N:M on GPUs, for few tokens: memory is the limit, and it is read in its packed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsekit.formats import NMPacked
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.formats.bits import unpack_fields
+from sparsekit.kernels.base import Problem
+from sparsekit.kernels.gpu import Gpu, refuses_sizes
+from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
+from sparsekit.kernels.triton.splits import shared, splits_for
+from sparsekit.kernels.triton.tile import Tile
+from sparsekit.kernels.triton.tiled import Operands, Tiling, tiled_kernel
+
+CHUNK = 8
+"""Values that a lane reads at once: 16 bytes of halves."""
+
+LANES = 32
+"""Chunks of a row that the lanes of a warp read side by side."""
+
+FEW = 4
+"""Tokens up to which selecting an input for each value and token is worth it."""
+
+MANY = 64
+"""Tokens up to which memory, not arithmetic, is the limit."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """An N:M weight in rows of whole chunks.
+
+    Args:
+        packed: the weight.
+        values: ``(rows, 8 chunks)``; the packed ones where they fill chunks.
+        words: the same memory seen as words of 32 bits.
+        positions: of the values of each chunk, int16 ``(rows, chunks)`` with 2 bits each where ``m`` is at most 4, else
+            int32 with 4 bits each; the packed ones where they lie like that.
+        field: those bits.
+    """
+
+    packed: NMPacked
+    values: Tensor
+    words: Tensor
+    positions: Tensor
+    field: int
+
+
+def _prepare(packed: Format) -> Chunks:
+    assert isinstance(packed, NMPacked)
+    spare = -packed.values.shape[1] % CHUNK
+    values = F.pad(packed.values, (0, spare)) if spare else packed.values
+    words = values if values.dtype == torch.float32 else values.view(torch.int32)
+    field, dtype = (2, torch.int16) if packed.m <= 4 else (4, torch.int32)
+    if not spare and packed.m == 2**field:
+        return Chunks(packed, values, words, packed.positions.view(dtype), field)
+    places = F.pad(unpack_fields(packed.positions, (packed.m - 1).bit_length(), packed.values.shape[1]), (0, spare))
+    shifts = torch.arange(0, field * CHUNK, field, device=places.device)
+    wide = (places.reshape(packed.rows, -1, CHUNK).long() << shifts).sum(dim=2)
+    limit = 1 << (field * CHUNK)
+    return Chunks(packed, values, words, torch.where(wide >= limit // 2, wide - limit, wide).to(dtype), field)
+
+
+def tiles_few(problem: Problem, gpu: Gpu) -> list[Tile]:
+    """Return the tiles worth trying on the arithmetic cores, the likeliest first: warps of their own, no barriers."""
+    tokens = 1 << (problem.batch - 1).bit_length()
+    return [_tile(problem, gpu, tokens, outputs, warps=1) for outputs in (4, 8, 2)]
+
+
+def tiles_many(problem: Problem, gpu: Gpu) -> list[Tile]:
+    """Return the tiles worth trying on the tensor cores, the likeliest first."""
+    tokens = max(8, 1 << (problem.batch - 1).bit_length())
+    lanes = (8, 4) if problem.dtype != torch.float32 else (4, 2)
+    return [
+        _tile(problem, gpu, tokens, outputs, warps=4, lanes=held, stages=stages)
+        for outputs in (64, 32)
+        for held in lanes
+        for stages in (3, 2)
+    ]
+
+
+def _tile(
+    problem: Problem, gpu: Gpu, tokens: int, outputs: int, *, warps: int, lanes: int = LANES, stages: int = 1
+) -> Tile:
+    packed = problem.packed
+    assert isinstance(packed, NMPacked)
+    inner = lanes * CHUNK * packed.m // packed.n
+    blocks = -(-packed.rows // outputs) * -(-problem.batch // tokens)
+    splits = splits_for(gpu, blocks, warps, -(-packed.columns // inner))
+    return Tile(tokens, outputs, inner, warps, stages, splits)
+
+
+def launches_few(prepared: Chunks, operands: Operands, tile: Tile) -> list[Launch]:
+    """Return what computes ``y = x @ W.T + bias`` on the arithmetic cores."""
+    constants = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return shared(
+        operands,
+        tile.splits,
+        lambda part: _launch("nm.multiply_few", prepared, prepared.words, (part, tile), constants),
+    )
+
+
+def launches_many(prepared: Chunks, operands: Operands, tile: Tile) -> list[Launch]:
+    """Return what computes ``y = x @ W.T + bias`` on the tensor cores."""
+    constants = {"PRECISION": precision_of(operands.x.dtype), "STAGES": tile.stages, "num_warps": tile.warps}
+    return shared(
+        operands,
+        tile.splits,
+        lambda part: _launch("nm.multiply", prepared, prepared.values, (part, tile), constants),
+    )
+
+
+def _launch(
+    program: str, prepared: Chunks, values: Tensor, given: tuple[Operands, Tile], constants: dict[str, object]
+) -> Launch:
+    (operands, tile), packed, x = given, prepared.packed, given[0].x
+    chunks, tail = prepared.positions.shape[1], packed.columns % packed.m
+    own = {
+        **{"N": packed.n, "M": packed.m, "FIELD": prepared.field, "TAIL": tail},
+        **{"TOKENS": tile.tokens, "OUTPUTS": tile.outputs, "LANES": tile.inner * packed.n // (CHUNK * packed.m)},
+        "ACTIVATION": operands.activation,
+    }
+    grid = (-(-packed.rows // tile.outputs), -(-x.shape[0] // tile.tokens), tile.splits)
+    tensors = (x, values, prepared.positions, packed.tail, operands.bias, operands.y)
+    sizes = (x.shape[0], packed.rows, packed.columns - tail, x.stride(0), chunks)
+    return Launch(program, grid, (*tensors, *sizes), {**own, **constants})
+
+
+def _refuses(problem: Problem, most: int) -> Refusal | None:
+    packed = problem.packed
+    assert isinstance(packed, NMPacked)
+    n, m = packed.n, packed.m
+    if reason := refuses(problem, *FLOATS):
+        return reason
+    if m not in (2, 4, 8, 16) or n not in (1, 2, 4, 8) or not m <= 4 * n <= 2 * m:
+        return Refusal(f"it runs 1 or 2 of 4 and what is as sparse, in groups of 2, 4, 8 or 16, not {n}:{m}")
+    if problem.batch > most:
+        return Refusal(f"it runs batches up to {most}, where reading the weight is what takes time, not {problem.batch}")
+    return refuses_sizes(values=packed.rows * packed.columns, x=problem.batch * packed.columns, y=32 * problem.batch * packed.rows)
+
+
+NM_MV = tiled_kernel(
+    "nm_mv_triton",
+    NMPacked,
+    lambda problem: _refuses(problem, FEW),
+    Tiling(_prepare, tiles_few, launches_few),
+    *("relu", "silu", "gelu", "gelu_tanh"),
+)
+
+NM_MM = tiled_kernel(
+    "nm_mm_triton",
+    NMPacked,
+    lambda problem: _refuses(problem, MANY),
+    Tiling(_prepare, tiles_many, launches_many),
+    *("relu", "silu", "gelu", "gelu_tanh"),
+)

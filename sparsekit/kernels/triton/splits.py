@@ -1,0 +1,45 @@
+"""Sums shared by several blocks of threads, so that a small layer fills a large GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from sparsekit.kernels.gpu import Gpu
+from sparsekit.kernels.triton.launch import Launch
+from sparsekit.kernels.triton.tiled import Operands
+
+BLOCK = 256
+"""Results that one block of threads adds up."""
+
+
+def shared(operands: Operands, splits: int, launch: Callable[[Operands], Launch]) -> list[Launch]:
+    """Return what computes a product in ``splits`` parts, which are added up in order: twice the same bits.
+
+    Args:
+        operands: of the whole product.
+        splits: blocks in the third direction of the launch's grid.
+        launch: given operands, returns the launch whose ``i``-th block in the third direction writes its sums to
+            ``y[i]``.
+    """
+    if splits == 1:
+        return [launch(operands)]
+    batch, rows = operands.y.shape
+    parts = torch.empty((splits, batch, rows), dtype=torch.float32, device=operands.y.device)
+    arguments = (parts, operands.bias, operands.y, batch * rows, rows, splits)
+    constants = {"BLOCK": BLOCK, "ACTIVATION": operands.activation, "num_warps": BLOCK // 64}
+    return [
+        launch(replace(operands, bias=None, y=parts, activation="none")),
+        Launch("splits.add_up", (-(-batch * rows // BLOCK),), arguments, constants),
+    ]
+
+
+def splits_for(gpu: Gpu, blocks: int, warps: int, steps: int) -> int:
+    """Return in how many parts ``blocks`` of ``warps`` warps that take ``steps`` steps each are worth being cut.
+
+    Enough for 32 warps on every multiprocessor, a power of two, and at least two steps a part.
+    """
+    wanted = min(32 * gpu.multiprocessors // max(blocks * warps, 1), steps // 2, 32)
+    return 1 << max(wanted.bit_length() - 1, 0)
