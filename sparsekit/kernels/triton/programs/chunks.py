@@ -90,3 +90,12 @@ def side_by_side(parts, LANES: tl.constexpr, ACROSS: tl.constexpr):
             pairs = pairs + (tl.join(parts[part], parts[part + len(parts) // 2]),)
         parts = pairs
     return tl.reshape(tl.permute(tl.reshape(parts[0], (LANES, ACROSS, COUNT)), (1, 0, 2)), (ACROSS, LANES * COUNT))
+
+
+@triton.jit
+def zeros(COUNT: tl.constexpr, LANES: tl.constexpr, ACROSS: tl.constexpr):
+    """``COUNT`` sums ``(LANES, ACROSS)`` of nothing."""
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (tl.zeros((LANES, ACROSS), dtype=tl.float32),)
+    return sums

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sparsekit.kernels.triton.programs.chunks import bits_of, eight, eight_of_words, side_by_side
+from sparsekit.kernels.triton.programs.chunks import bits_of, eight, eight_of_words, side_by_side, zeros
 from sparsekit.kernels.triton.programs.splits import put
 
 
@@ -17,30 +17,37 @@ def multiply_few(
     """One tile of ``y``, on the arithmetic cores: each value picks its input among those of its group."""
     WIDTH: tl.constexpr = 8 * M // N
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     row = tl.minimum(output, rows - 1)
-    read_from = x + tl.minimum(token, batch - 1)[None, :] * x_stride
     steps = tl.cdiv(tl.cdiv(chunks, LANES), tl.num_programs(2))
     first = tl.program_id(2) * steps * LANES
-    total = tl.zeros((LANES, OUTPUTS, TOKENS), dtype=tl.float32)
+    totals = zeros(TOKENS, LANES, OUTPUTS)
     for start in range(first, tl.minimum(first + steps * LANES, chunks), LANES):
         chunk = start + tl.arange(0, LANES)[:, None]
-        place = row[None, :] * chunks + chunk
+        place = tl.max_contiguous(row[None, :] * chunks + chunk, (1, 1))  # else a lane gets words of others' chunks
         word = positions_of(words, place, chunk < chunks)
         weight = eight_of_words(values, place, chunks - chunk, x.dtype.element_ty, LANES, OUTPUTS)
-        read = ()
-        for part in tl.static_range(WIDTH // 8):
-            column = chunk * WIDTH + part * 8
-            read = read + eight(read_from + column, grouped - column, LANES, TOKENS)
-        for at in tl.static_range(8):
-            total += weight[at][:, :, None] * picked(read, word, at, N, M, FIELD)
-    total = tl.sum(total, axis=0)
-    if TAIL > 0 and tl.program_id(2) == 0:
-        step = tl.arange(0, M)
-        weight = tl.load(tail + row[:, None] * TAIL + step[None, :], mask=step[None, :] < TAIL, other=0.0)
-        read = tl.load(read_from + grouped + step[:, None], mask=step[:, None] < TAIL, other=0.0)
-        total += tl.sum(weight.to(tl.float32)[:, :, None] * read.to(tl.float32)[None, :, :], axis=1)
-    put(total, output, token, bias, y, batch, rows, ACTIVATION)
+        sums = ()
+        for of in tl.static_range(TOKENS):
+            read_from = x + tl.minimum(tl.program_id(1) * TOKENS + of, batch - 1) * x_stride
+            read = ()
+            for part in tl.static_range(WIDTH // 8):
+                column = chunk * WIDTH + part * 8
+                read = read + eight(read_from + column, grouped - column, LANES, 1)
+            total = totals[of]
+            for at in tl.static_range(8):
+                total += weight[at] * picked(read, word, at, N, M, FIELD)
+            sums = sums + (total,)
+        totals = sums
+    for of in tl.static_range(TOKENS):
+        token = tl.program_id(1) * TOKENS + of
+        total = tl.sum(totals[of], axis=0)
+        if TAIL > 0 and tl.program_id(2) == 0:
+            step = tl.arange(0, M)[None, :]
+            weight = tl.load(tail + row[:, None] * TAIL + step, mask=step < TAIL, other=0.0).to(tl.float32)
+            read_from = x + tl.minimum(token, batch - 1) * x_stride
+            read = tl.load(read_from + grouped + step, mask=step < TAIL, other=0.0)
+            total += tl.sum(weight * read.to(tl.float32), axis=1)
+        put(total[:, None], output, token + tl.arange(0, 1), bias, y, batch, rows, ACTIVATION)
 
 
 @triton.jit
@@ -65,7 +72,7 @@ def multiply(
     total = tl.zeros((OUTPUTS, TOKENS), dtype=tl.float32)
     for start in tl.range(first, tl.minimum(first + steps * LANES, chunks), LANES, num_stages=STAGES):
         chunk = start + tl.arange(0, LANES)[:, None]
-        place = row[None, :] * chunks + chunk
+        place = tl.max_contiguous(row[None, :] * chunks + chunk, (1, 1))  # else a lane gets words of others' chunks
         word = positions_of(words, place, chunk < chunks)
         weight = eight(values + place * 8, (chunks - chunk) * 8, LANES, OUTPUTS)
         column = start * WIDTH + tl.arange(0, LANES * WIDTH)[:, None]
@@ -82,11 +89,8 @@ def multiply(
 
 @triton.jit
 def positions_of(words, place, there):
-    """The positions of each chunk in one word of 32 bits: its bits are tested with one instruction each.
-
-    The hint keeps the compiler from giving a lane several words, which belong to chunks that other lanes have.
-    """
-    word = tl.load(words + tl.max_contiguous(place, (1, 1)), mask=there, other=0)
+    """The positions of each chunk in one word of 32 bits: its bits are tested with one instruction each."""
+    word = tl.load(words + place, mask=there, other=0)
     if words.dtype.element_ty == tl.int16:
         return word.to(tl.int32) & 0xFFFF
     else:
@@ -103,9 +107,9 @@ def picked(read, word, AT: tl.constexpr, N: tl.constexpr, M: tl.constexpr, FIELD
     HIGHEST: tl.constexpr = M - N + AT % N
     level = ()
     for at in tl.static_range(M):
-        level = level + (read[AT // N * M + at].to(tl.float32)[:, None, :],)
+        level = level + (read[AT // N * M + at].to(tl.float32),)
     for bit in tl.static_range(bits_of(M)):
-        odd = ((word >> (AT * FIELD + bit)) & 1 != 0)[:, :, None]
+        odd = ((word >> (AT * FIELD + bit)) & 1 != 0)
         above = ()
         for pair in tl.static_range(len(level) // 2):
             if (2 * pair + 1) << bit > HIGHEST:
