@@ -37,8 +37,8 @@ class Chunks:
 
     Args:
         packed: the weight.
-        values: ``(rows, 8 chunks)``; the packed ones where they fill chunks.
-        words: the same memory seen as words of 32 bits.
+        values: the packed ones where they fill chunks, else a copy with zeros added; float32 ``(rows, 8 chunks)``, or
+            halves seen as int32 words of two ``(rows, 4 chunks)``.
         positions: of the values of each chunk, int16 ``(rows, chunks)`` with 2 bits each where ``m`` is at most 4, else
             int32 with 4 bits each; the packed ones where they lie like that.
         field: those bits.
@@ -46,7 +46,6 @@ class Chunks:
 
     packed: NMPacked
     values: Tensor
-    words: Tensor
     positions: Tensor
     field: int
 
@@ -55,15 +54,15 @@ def _prepare(packed: Format) -> Chunks:
     assert isinstance(packed, NMPacked)
     spare = -packed.values.shape[1] % CHUNK
     values = F.pad(packed.values, (0, spare)) if spare else packed.values
-    words = values if values.dtype == torch.float32 else values.view(torch.int32)
+    values = values if values.dtype == torch.float32 else values.view(torch.int32)
     field, dtype = (2, torch.int16) if packed.m <= 4 else (4, torch.int32)
     if not spare and packed.m == 2**field:
-        return Chunks(packed, values, words, packed.positions.view(dtype), field)
+        return Chunks(packed, values, packed.positions.view(dtype), field)
     places = F.pad(unpack_fields(packed.positions, (packed.m - 1).bit_length(), packed.values.shape[1]), (0, spare))
     shifts = torch.arange(0, field * CHUNK, field, device=places.device)
     wide = (places.reshape(packed.rows, -1, CHUNK).long() << shifts).sum(dim=2)
     limit = 1 << (field * CHUNK)
-    return Chunks(packed, values, words, torch.where(wide >= limit // 2, wide - limit, wide).to(dtype), field)
+    return Chunks(packed, values, torch.where(wide >= limit // 2, wide - limit, wide).to(dtype), field)
 
 
 def tiles_few(problem: Problem, gpu: Gpu) -> list[Tile]:
@@ -101,7 +100,7 @@ def launches_few(prepared: Chunks, operands: Operands, tile: Tile) -> list[Launc
     return shared(
         operands,
         tile.splits,
-        lambda part: _launch("nm.multiply_few", prepared, prepared.words, (part, tile), constants),
+        lambda part: _launch("nm.multiply_few", prepared, (part, tile), constants),
     )
 
 
@@ -111,12 +110,12 @@ def launches_many(prepared: Chunks, operands: Operands, tile: Tile) -> list[Laun
     return shared(
         operands,
         tile.splits,
-        lambda part: _launch("nm.multiply", prepared, prepared.values, (part, tile), constants),
+        lambda part: _launch("nm.multiply", prepared, (part, tile), constants),
     )
 
 
 def _launch(
-    program: str, prepared: Chunks, values: Tensor, given: tuple[Operands, Tile], constants: dict[str, object]
+    program: str, prepared: Chunks, given: tuple[Operands, Tile], constants: dict[str, object]
 ) -> Launch:
     (operands, tile), packed, x = given, prepared.packed, given[0].x
     chunks, tail = prepared.positions.shape[1], packed.columns % packed.m
@@ -126,7 +125,7 @@ def _launch(
         "ACTIVATION": operands.activation,
     }
     grid = (-(-packed.rows // tile.outputs), -(-x.shape[0] // tile.tokens), tile.splits)
-    tensors = (x, values, prepared.positions, packed.tail, operands.bias, operands.y)
+    tensors = (x, prepared.values, prepared.positions, packed.tail, operands.bias, operands.y)
     sizes = (x.shape[0], packed.rows, packed.columns - tail, x.stride(0), chunks)
     return Launch(program, grid, (*tensors, *sizes), {**own, **constants})
 

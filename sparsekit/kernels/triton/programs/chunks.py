@@ -57,6 +57,23 @@ def eight_of_words(values, chunk, chunks_left, DTYPE: tl.constexpr, LANES: tl.co
 
 
 @triton.jit
+def eight_as_bits(values, chunk, chunks_left, LANES: tl.constexpr, ACROSS: tl.constexpr):
+    """The bits of the eight values of each ``chunk``, in 32 each; what the upper half holds of a half is undefined."""
+    if values.dtype.element_ty == tl.float32:
+        floats = eight(values + chunk * 8, chunks_left * 8, LANES, ACROSS)
+        bits = ()
+        for at in tl.static_range(8):
+            bits = bits + (floats[at].to(tl.int32, bitcast=True),)
+        return bits
+    else:
+        words = run(values + chunk * 4, chunks_left * 4, 4, LANES, ACROSS)
+        bits = ()
+        for word in tl.static_range(4):
+            bits = bits + (words[word], words[word] >> 16)
+        return bits
+
+
+@triton.jit
 def low(word, DTYPE: tl.constexpr):
     """The first of two halves in a word, as float32."""
     if DTYPE == tl.bfloat16:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sparsekit.kernels.triton.programs.chunks import bits_of, eight, eight_of_words, side_by_side, zeros
+from sparsekit.kernels.triton.programs.chunks import bits_of, eight, eight_as_bits, eight_of_words, side_by_side, zeros
 from sparsekit.kernels.triton.programs.splits import put
 
 
@@ -74,11 +74,13 @@ def multiply(
         chunk = start + tl.arange(0, LANES)[:, None]
         place = tl.max_contiguous(row[None, :] * chunks + chunk, (1, 1))  # else a lane gets words of others' chunks
         word = positions_of(words, place, chunk < chunks)
-        weight = eight(values + place * 8, (chunks - chunk) * 8, LANES, OUTPUTS)
+        bits = eight_as_bits(values, place, chunks - chunk, LANES, OUTPUTS)
         column = start * WIDTH + tl.arange(0, LANES * WIDTH)[:, None]
         read = tl.load(read_from + column, mask=column < grouped, other=0.0)
-        spread = side_by_side(expanded(weight, word, N, M, FIELD), LANES, OUTPUTS)
-        total = tl.dot(spread, read, total, input_precision=PRECISION)
+        spread = side_by_side(expanded(bits, word, N, M, FIELD), LANES, OUTPUTS)
+        if read.dtype != tl.float32:
+            spread = spread.to(tl.int16)
+        total = tl.dot(spread.to(read.dtype, bitcast=True), read, total, input_precision=PRECISION)
     if TAIL > 0 and tl.program_id(2) == 0:
         step = tl.arange(0, 16)
         weight = tl.load(tail + row[:, None] * TAIL + step[None, :], mask=step[None, :] < TAIL, other=0.0)
@@ -123,14 +125,40 @@ def picked(read, word, AT: tl.constexpr, N: tl.constexpr, M: tl.constexpr, FIELD
 
 
 @triton.jit
-def expanded(weight, word, N: tl.constexpr, M: tl.constexpr, FIELD: tl.constexpr):
-    """The ``8 M / N`` columns of each chunk, zeros included."""
+def expanded(bits, word, N: tl.constexpr, M: tl.constexpr, FIELD: tl.constexpr):
+    """The ``8 M / N`` columns of each chunk, zeros included, as bits in 32, like the values' ``bits``.
+
+    By masks and not by selections, whose conditions LLVM gathers into vectors and takes apart again.
+    """
     columns = ()
     for column in tl.static_range(8 * M // N):
-        found = tl.zeros_like(weight[0])
+        found = tl.zeros_like(word)
         for at in tl.static_range(N):
             if (column % M >= at) and (column % M <= M - N + at):
-                field = (word >> ((column // M * N + at) * FIELD)) & (M - 1)
-                found = tl.where(field == column % M, weight[column // M * N + at], found)
+                here = stands_at(word, (column // M * N + at) * FIELD, column % M, at, M - N + at, M)
+                found = found | (bits[column // M * N + at] & here)
         columns = columns + (found,)
     return columns
+
+
+@triton.jit
+def stands_at(
+    word, SHIFT: tl.constexpr, PLACE: tl.constexpr, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, M: tl.constexpr
+):
+    """All bits where the position at bit ``SHIFT``, one of ``LOWEST`` to ``HIGHEST``, is ``PLACE``, else none.
+
+    One bit of the position may be enough to tell.
+    """
+    here = tl.full(word.shape, -1, tl.int32)
+    for bit in tl.static_range(bits_of(M)):
+        if telling_bit(PLACE, LOWEST, HIGHEST) == bit or telling_bit(PLACE, LOWEST, HIGHEST) < 0:
+            one = word << (31 - SHIFT - bit) >> 31
+            here = here & (one if PLACE >> bit & 1 else ~one)
+    return here
+
+
+@triton.constexpr_function
+def telling_bit(place, lowest, highest):
+    """The bit in which ``place`` differs from all others between the two, or -1."""
+    others = [other for other in range(lowest, highest + 1) if other != place]
+    return next((bit for bit in range(4) if all((other ^ place) >> bit & 1 for other in others)), -1)
