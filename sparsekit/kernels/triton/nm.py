@@ -114,9 +114,7 @@ def launches_many(prepared: Chunks, operands: Operands, tile: Tile) -> list[Laun
     )
 
 
-def _launch(
-    program: str, prepared: Chunks, given: tuple[Operands, Tile], constants: dict[str, object]
-) -> Launch:
+def _launch(program: str, prepared: Chunks, given: tuple[Operands, Tile], constants: dict[str, object]) -> Launch:
     (operands, tile), packed, x = given, prepared.packed, given[0].x
     chunks, tail = prepared.positions.shape[1], packed.columns % packed.m
     own = {
@@ -139,8 +137,12 @@ def _refuses(problem: Problem, most: int) -> Refusal | None:
     if m not in (2, 4, 8, 16) or n not in (1, 2, 4, 8) or not m <= 4 * n <= 2 * m:
         return Refusal(f"it runs 1 or 2 of 4 and what is as sparse, in groups of 2, 4, 8 or 16, not {n}:{m}")
     if problem.batch > most:
-        return Refusal(f"it runs batches up to {most}, where reading the weight is what takes time, not {problem.batch}")
-    return refuses_sizes(values=packed.rows * packed.columns, x=problem.batch * packed.columns, y=32 * problem.batch * packed.rows)
+        return Refusal(
+            f"it runs batches up to {most}, where reading the weight is what takes time, not {problem.batch}"
+        )
+    return refuses_sizes(
+        values=packed.rows * packed.columns, x=problem.batch * packed.columns, y=32 * problem.batch * packed.rows
+    )
 
 
 NM_MV = tiled_kernel(

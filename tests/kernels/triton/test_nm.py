@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from sparsekit.formats import NMPacked
 from sparsekit.kernels import Problem
-from sparsekit.kernels.activation import APPLY
-from sparsekit.kernels.triton import nm
 from sparsekit.kernels.triton.nm import NM_MM, NM_MV
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM

@@ -111,7 +111,7 @@ def picked(read, word, AT: tl.constexpr, N: tl.constexpr, M: tl.constexpr, FIELD
     for at in tl.static_range(M):
         level = level + (read[AT // N * M + at].to(tl.float32),)
     for bit in tl.static_range(bits_of(M)):
-        odd = ((word >> (AT * FIELD + bit)) & 1 != 0)
+        odd = (word >> (AT * FIELD + bit)) & 1 != 0
         above = ()
         for pair in tl.static_range(len(level) // 2):
             if (2 * pair + 1) << bit > HIGHEST:
