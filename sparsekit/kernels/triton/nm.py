@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,9 @@ from sparsekit.formats.bits import unpack_fields
 from sparsekit.kernels.base import Problem
 from sparsekit.kernels.gpu import Gpu, refuses_sizes
 from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
-from sparsekit.kernels.triton.splits import shared, splits_for
+from sparsekit.kernels.triton.few import CHUNK, MOST_SPLITS, shared, splits_for
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled import Operands, Tiling, tiled_kernel
-
-CHUNK = 8
-"""Values that a lane reads at once: 16 bytes of halves."""
 
 LANES = 32
 """Chunks of a row that the lanes of a warp read side by side."""
@@ -68,30 +65,24 @@ def _prepare(packed: Format) -> Chunks:
 def tiles_few(problem: Problem, gpu: Gpu) -> list[Tile]:
     """Return the tiles worth trying on the arithmetic cores, the likeliest first: warps of their own, no barriers."""
     tokens = 1 << (problem.batch - 1).bit_length()
-    return [_tile(problem, gpu, tokens, outputs, warps=1) for outputs in (4, 8, 2)]
+    return [_tile(problem, gpu, LANES, Tile(tokens, outputs, 0, warps=1, stages=1)) for outputs in (4, 8, 2)]
 
 
 def tiles_many(problem: Problem, gpu: Gpu) -> list[Tile]:
     """Return the tiles worth trying on the tensor cores, the likeliest first."""
     tokens = max(8, 1 << (problem.batch - 1).bit_length())
-    lanes = (8, 4) if problem.dtype != torch.float32 else (4, 2)
-    return [
-        _tile(problem, gpu, tokens, outputs, warps=4, lanes=held, stages=stages)
-        for outputs in (64, 32)
-        for held in lanes
-        for stages in (3, 2)
-    ]
+    shapes = [(outputs, lanes, stages) for outputs in (64, 32) for lanes in (8, 4) for stages in (3, 2, 1)]
+    return [_tile(problem, gpu, lanes, Tile(tokens, outputs, 0, 4, stages)) for outputs, lanes, stages in shapes]
 
 
-def _tile(
-    problem: Problem, gpu: Gpu, tokens: int, outputs: int, *, warps: int, lanes: int = LANES, stages: int = 1
-) -> Tile:
+def _tile(problem: Problem, gpu: Gpu, lanes: int, whole: Tile) -> Tile:
+    """``whole`` with the columns of so many lanes, and cut so that the GPU is filled."""
     packed = problem.packed
     assert isinstance(packed, NMPacked)
     inner = lanes * CHUNK * packed.m // packed.n
-    blocks = -(-packed.rows // outputs) * -(-problem.batch // tokens)
-    splits = splits_for(gpu, blocks, warps, -(-packed.columns // inner))
-    return Tile(tokens, outputs, inner, warps, stages, splits)
+    blocks = -(-packed.rows // whole.outputs) * -(-problem.batch // whole.tokens)
+    splits = splits_for(gpu, blocks, whole.warps, -(-packed.columns // inner))
+    return replace(whole, inner=inner, splits=splits)
 
 
 def launches_few(prepared: Chunks, operands: Operands, tile: Tile) -> list[Launch]:
@@ -134,15 +125,12 @@ def _refuses(problem: Problem, most: int) -> Refusal | None:
     n, m = packed.n, packed.m
     if reason := refuses(problem, *FLOATS):
         return reason
-    if m not in (2, 4, 8, 16) or n not in (1, 2, 4, 8) or not m <= 4 * n <= 2 * m:
-        return Refusal(f"it runs 1 or 2 of 4 and what is as sparse, in groups of 2, 4, 8 or 16, not {n}:{m}")
+    if m not in (2, 4, 8, 16) or m not in (2 * n, 4 * n):
+        return Refusal(f"it runs groups of 2, 4, 8 or 16 of which a half or a quarter is kept, not {n}:{m}")
     if problem.batch > most:
-        return Refusal(
-            f"it runs batches up to {most}, where reading the weight is what takes time, not {problem.batch}"
-        )
-    return refuses_sizes(
-        values=packed.rows * packed.columns, x=problem.batch * packed.columns, y=32 * problem.batch * packed.rows
-    )
+        return Refusal(f"it runs batches up to {most}, where reading the weight takes longest, not {problem.batch}")
+    elements = {"x": problem.batch * packed.columns, "y": MOST_SPLITS * problem.batch * packed.rows}
+    return refuses_sizes(weight=packed.rows * packed.columns, **elements)
 
 
 NM_MV = tiled_kernel(

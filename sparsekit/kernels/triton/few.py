@@ -1,4 +1,4 @@
-"""Sums shared by several blocks of threads, so that a small layer fills a large GPU."""
+"""Few tokens: what the kernels share that multiply where memory, not arithmetic, is the limit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dataclasses import replace
 
 import torch
 
+from sparsekit.formats.base import Refusal
 from sparsekit.kernels.gpu import Gpu
 from sparsekit.kernels.triton.launch import Launch
 from sparsekit.kernels.triton.tiled import Operands
+
+CHUNK = 8
+"""Values that a lane reads at once: 16 bytes of halves."""
+
+MOST_SPLITS = 32
 
 BLOCK = 256
 """Results that one block of threads adds up."""
@@ -41,5 +47,15 @@ def splits_for(gpu: Gpu, blocks: int, warps: int, steps: int) -> int:
 
     Enough for 32 warps on every multiprocessor, a power of two, and at least two steps a part.
     """
-    wanted = min(32 * gpu.multiprocessors // max(blocks * warps, 1), steps // 2, 32)
+    wanted = min(32 * gpu.multiprocessors // max(blocks * warps, 1), steps // 2, MOST_SPLITS)
     return 1 << max(wanted.bit_length() - 1, 0)
+
+
+def refuses_batch(batch: int, most: int) -> Refusal | None:
+    """Return why a kernel that expands an unstructured weight does not run more than ``most`` tokens, or None."""
+    if batch <= most:
+        return None
+    return Refusal(
+        f"it runs batches up to {most}, not {batch}: at larger ones the dense product is faster than any kernel that "
+        "expands unstructured weights"
+    )
