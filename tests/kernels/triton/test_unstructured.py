@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from sparsekit.formats import Bitmask, DeltaCSR
 from sparsekit.kernels import Problem
 from sparsekit.kernels.triton.bitmask import BITMASK_MM, BITMASK_MV
 from sparsekit.kernels.triton.delta import DELTA_MV

@@ -101,7 +101,7 @@ def positions_of(words, place, there):
 
 @triton.jit
 def picked(read, word, AT: tl.constexpr, N: tl.constexpr, M: tl.constexpr, FIELD: tl.constexpr):
-    """The inputs of the values at ``AT`` of their chunks, by a tree of selections, one bit of the position after another.
+    """The inputs of the values at ``AT`` of their chunks: by a tree of selections, one bit of the positions a level.
 
     Positions ascend, so that the ``i``-th value of a group stands at ``i`` to ``M - N + i``.
     """
