@@ -40,8 +40,7 @@ class DeltaCSR(Format):
     The largest distance is an escape: it moves on by that much and stores no weight, so that farther weights are
     reached. A distance of 0 is a weight's only at the start of a row or after an escape; elsewhere it fills up the last
     chunk of a row. Slots without a weight hold +0.0, and every slot's column is in range. ``bits`` is 4 or 8, whichever
-    makes the weight smaller. Smaller than CSR, and from a
-    sparsity of about nine tenths on than a bitmask.
+    makes the weight smaller. Smaller than CSR, and from a sparsity of about nine tenths on than a bitmask.
 
     Source: Macko and Boza 2025, "MACKO: Sparse Matrix-Vector Multiplication for Low Sparsity", for short distances.
     """

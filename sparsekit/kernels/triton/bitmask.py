@@ -109,10 +109,10 @@ BITMASK_MV = tiled_kernel(
     Tiling(_prepare, tiles_few, launches_few),
     *("relu", "silu", "gelu", "gelu_tanh"),
 )
-"""Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once per 4 tokens; 2 FLOP per weight and token.
-
-About 15 instructions per weight, stored or not, for one token and 20 for four, by the machine code for sm_90: the fewer
-weights are stored, the less of the saved memory shows. Values are read one by one through the first-level cache.
+"""Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once per 4 tokens; 2 FLOP per weight
+and token. About 15 instructions per weight, stored or not, for one token and 20 for four, by the machine code for
+sm_90: the fewer weights are stored, the less of the saved memory shows. Values come one by one through the first-level
+cache.
 """
 
 BITMASK_MM = tiled_kernel(
@@ -123,7 +123,6 @@ BITMASK_MM = tiled_kernel(
     *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once for up to 32 tokens; 2 FLOP per weight
-and token on the tensor cores.
-
-About 15 instructions per weight, stored or not, by the machine code for sm_90, whatever the number of tokens.
+and token on the tensor cores. About 15 instructions per weight, stored or not, for up to 16 tokens, by the machine code
+for sm_90.
 """

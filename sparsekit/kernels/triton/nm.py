@@ -139,10 +139,9 @@ NM_MV = tiled_kernel(
     Tiling(_prepare, tiles_few, launches_few),
     *("relu", "silu", "gelu", "gelu_tanh"),
 )
-"""Cost: 2.25 bytes per stored bfloat16 value of 2:4 (4.25 in float32), once per 4 tokens, and 2 FLOP per value and token.
-
-About 9 instructions per value for one token and 21 for four, by the machine code for sm_90: those of a value are taking it
-out of its word, two tests of bits, and per token two selections and a multiply-add.
+"""Cost: 2.25 bytes per stored bfloat16 value of 2:4 (4.25 in float32), once per 4 tokens, and 2 FLOP per value and
+token. About 9 instructions per value for one token and 21 for four, by the machine code for sm_90: taking it out of its
+word, two tests of bits, and per token two selections and a multiply-add.
 """
 
 NM_MM = tiled_kernel(
@@ -153,7 +152,6 @@ NM_MM = tiled_kernel(
     *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2.25 bytes per stored bfloat16 value of 2:4, once for up to 64 tokens, and 2 FLOP per weight and token on the
-tensor cores, zeros included.
-
-About 15 instructions per value, by the machine code for sm_90, whatever the number of tokens: most put it at its place.
+tensor cores, zeros included. About 15 instructions per value for up to 16 tokens, by the machine code for sm_90: most
+put it at its place.
 """
