@@ -50,18 +50,19 @@ def test_bitmask_layout():
 
 
 def test_delta_layout():
-    weight = torch.zeros(3, 60)
-    weight[0, [5, 7, 21, 52, 53]] = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    weight[2, [0, 30]] = torch.tensor([6.0, 7.0])
+    weight = torch.zeros(3, 60, dtype=torch.bfloat16)
+    weight[0, [5, 7, 21, 22, 23, 24, 25, 26, 56]] = torch.arange(1.0, 10.0).bfloat16()
+    weight[2, :2] = 10.0
     packed = DeltaCSR.pack(weight, Mask(weight != 0))
-    # from 7 to 21 are 14; from 21 to 52 are 15 + 15 + 1, two of which are escapes; from 0 to 30 are two escapes and 0
-    assert packed.values.tolist() == [
-        [1.0, 2.0, 3.0, 0.0, 0.0, 4.0, 5.0, 0.0],
-        [6.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0],
+    assert packed.values.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 9, 0, 0, 0, 0, 0], [10, 10, 0, 0, 0, 0, 0, 0]]
+    # from 7 to 21 are 14, the farthest without an escape; from 26 to 56 are two escapes of 15 and 0
+    assert packed.distances.tolist() == [
+        [0 | 2 << 4, 14 | 1 << 4, 1 | 1 << 4, 17],
+        [15 | 15 << 4, 0, 0, 0],
+        [16, 0, 0, 0],
     ]
-    assert packed.distances.tolist() == [[0 | 2 << 4, 14 | 15 << 4, 15 | 1 << 4, 1], [0 | 15 << 4, 15, 0, 0]]
-    assert packed.first_columns.tolist() == [5, 0]
-    assert packed.chunk_offsets.tolist() == [0, 1, 1, 2]
+    assert packed.first_columns.tolist() == [5, 26, 0]
+    assert packed.chunk_offsets.tolist() == [0, 2, 2, 3]
     assert (packed.bits, packed.first_columns.dtype) == (4, torch.uint16)
 
 
