@@ -56,14 +56,13 @@ def test_delta_layout():
     packed = DeltaCSR.pack(weight, Mask(weight != 0))
     assert packed.values.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 9, 0, 0, 0, 0, 0], [10, 10, 0, 0, 0, 0, 0, 0]]
     # from 7 to 21 are 14, the farthest without an escape; from 26 to 56 are two escapes of 15 and 0
-    assert packed.distances.tolist() == [
-        [0 | 2 << 4, 14 | 1 << 4, 1 | 1 << 4, 17],
-        [15 | 15 << 4, 0, 0, 0],
-        [16, 0, 0, 0],
-    ]
+    distances = [[0 | 2 << 4, 14 | 1 << 4, 1 | 1 << 4, 1 | 1 << 4], [15 | 15 << 4, 0, 0, 0], [0 | 1 << 4, 0, 0, 0]]
+    assert packed.distances.tolist() == distances
     assert packed.first_columns.tolist() == [5, 26, 0]
     assert packed.chunk_offsets.tolist() == [0, 2, 2, 3]
     assert (packed.bits, packed.first_columns.dtype) == (4, torch.uint16)
+    packed.validate()
+    assert torch.equal(packed.unpack(), weight)
 
 
 def test_delta_starts_each_chunk_from_its_own_column():
