@@ -5,17 +5,19 @@ from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.bitmask import Bitmask
 from sparsekit.formats.block_csr import BlockCSR
 from sparsekit.formats.csr import CSR
+from sparsekit.formats.delta import DeltaCSR
 from sparsekit.formats.dense import Dense
 from sparsekit.formats.nm import NMPacked
 from sparsekit.formats.positions import gather, positions, stored_weights
 
-FORMATS: tuple[type[Format], ...] = (Dense, CSR, Bitmask, NMPacked, BlockCSR)
+FORMATS: tuple[type[Format], ...] = (Dense, CSR, Bitmask, NMPacked, BlockCSR, DeltaCSR)
 
 __all__ = [
     "CSR",
     "FORMATS",
     "Bitmask",
     "BlockCSR",
+    "DeltaCSR",
     "Dense",
     "Format",
     "NMPacked",

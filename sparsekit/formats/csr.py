@@ -10,7 +10,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sparsekit.formats.base import Format, Refusal
-from sparsekit.formats.offsets import OFFSET_DTYPES, check_indices, check_offsets, offsets_from_counts, row_of_each
+from sparsekit.formats.offsets import (
+    OFFSET_DTYPES,
+    check_indices,
+    check_offsets,
+    column_dtype,
+    offsets_from_counts,
+    row_of_each,
+)
 from sparsekit.mask import Mask
 
 
@@ -44,7 +51,7 @@ class CSR(Format):
             rows=rows,
             columns=columns,
             values=matrix[at, column],
-            column_indices=column.to(_column_dtype(columns)),
+            column_indices=column.to(column_dtype(columns)),
             row_offsets=offsets_from_counts(torch.bincount(at, minlength=rows)),
         )
 
@@ -63,9 +70,5 @@ class CSR(Format):
         return (-1,)
 
     def _check_parts(self) -> None:
-        self._expect("column_indices", tuple(self.values.shape), _column_dtype(self.columns))
+        self._expect("column_indices", tuple(self.values.shape), column_dtype(self.columns))
         self._expect("row_offsets", (self.rows + 1,), *OFFSET_DTYPES)
-
-
-def _column_dtype(columns: int) -> torch.dtype:
-    return torch.uint16 if columns <= 2**16 else torch.int32

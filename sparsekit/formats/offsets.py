@@ -1,4 +1,4 @@
-"""Row offsets: where each row's entries begin in a list of entries sorted by row."""
+"""Row offsets: where each row's entries begin in a list of entries sorted by row; and the columns of entries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from torch import Tensor
 from sparsekit.errors import FormatError
 
 OFFSET_DTYPES = (torch.int32, torch.int64)
+
+
+def column_dtype(columns: int) -> torch.dtype:
+    """What a column of a matrix of so many is stored in."""
+    return torch.uint16 if columns <= 2**16 else torch.int32
 
 
 def offsets_from_counts(counts: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sparsekit.formats import FORMATS, Dense, Format
 from sparsekit.kernels.base import Kernel, PackedProblem, Problem, Runs, RunsT
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size
+from sparsekit.kernels.gpu import runs_elsewhere
 from sparsekit.kernels.reference import REFERENCE_KERNELS
 from sparsekit.mask import Mask
 
@@ -60,6 +61,7 @@ def _packed_for(
     for family in FORMATS:
         sparse = family is not Dense
         own = [k for k in kernels if k.format is family and not (sparse and is_reference(k))]
+        own = [k for k in own if not runs_elsewhere(k.name, weight.device)]
         if not own or family.accepts(mask) is not None or (sparse and mask.sparsity == 0.0):
             continue
         packed = family.pack(weight, mask)

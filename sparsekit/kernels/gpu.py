@@ -19,6 +19,9 @@ HALVES = (torch.bfloat16, torch.float16)
 DEVICES = ("cuda",)
 """Types of devices on which Triton's kernels run. The tests add the CPU, where the interpreter runs them."""
 
+BACKENDS = ("triton", "cuda", "cusparselt")
+"""The last words of the names of kernels for GPUs."""
+
 MOST_ELEMENTS = 2**31
 """A tensor of so many elements or more has places that 32 bits do not reach."""
 
@@ -97,6 +100,11 @@ def refuses_gpu(
     if not problem.packed.rows or not problem.packed.columns:
         return Refusal("it needs a weight that is not empty")
     return None
+
+
+def runs_elsewhere(kernel: str, device: torch.device) -> bool:
+    """Whether the kernel of this name is for GPUs and ``device`` is none: known before a weight is packed for it."""
+    return kernel.rsplit("_", 1)[1] in BACKENDS and device.type not in DEVICES
 
 
 def refuses_sizes(**elements: int) -> Refusal | None:

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from sparsekit.formats import FORMATS
+from sparsekit.formats import FORMATS, DeltaCSR
 from sparsekit.kernels import GRADIENT_KERNELS, KERNELS, REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
 from sparsekit.kernels.candidates import candidates
 from sparsekit.patterns import NM, Block, Unstructured
@@ -90,3 +90,8 @@ def test_candidates_leave_out_what_cannot_pay():
     assert not {"csr_linear_reference", "bitmask_linear_reference", "block_csr_mm_native"} & set(names)
     dense = random_mask((14, 22), Unstructured(), 0.0)
     assert all(name.startswith("dense") for name in (k.name for k, _ in candidates(weight, dense, 3)))
+
+
+def test_nothing_is_packed_for_kernels_that_run_elsewhere(monkeypatch):
+    monkeypatch.setattr(DeltaCSR, "pack", lambda weight, mask: pytest.fail("packed for a GPU that is not there"))
+    assert list(candidates(random_weight((14, 22)), random_mask((14, 22), Unstructured(), 0.5), 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsekit.formats import CSR, Bitmask, BlockCSR, NMPacked
+from sparsekit.formats import CSR, Bitmask, BlockCSR, DeltaCSR, NMPacked
 from sparsekit.formats.bits import pack_fields, unpack_fields
 from sparsekit.formats.offsets import offsets_from_counts
 from sparsekit.mask import Mask
@@ -47,6 +47,33 @@ def test_bitmask_layout():
     assert packed.bits.dtype == torch.uint16
     assert packed.values.tolist() == [1.0, 2.0, 3.0, 4.0]
     assert packed.row_offsets.tolist() == [0, 3, 4]
+
+
+def test_delta_layout():
+    weight = torch.zeros(3, 60, dtype=torch.bfloat16)
+    weight[0, [5, 7, 21, 22, 23, 24, 25, 26, 56]] = torch.arange(1.0, 10.0).bfloat16()
+    weight[2, :2] = 10.0
+    packed = DeltaCSR.pack(weight, Mask(weight != 0))
+    assert packed.values.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 9, 0, 0, 0, 0, 0], [10, 10, 0, 0, 0, 0, 0, 0]]
+    # from 7 to 21 are 14, the farthest without an escape; from 26 to 56 are two escapes of 15 and 0
+    distances = [[0 | 2 << 4, 14 | 1 << 4, 1 | 1 << 4, 1 | 1 << 4], [15 | 15 << 4, 0, 0, 0], [0 | 1 << 4, 0, 0, 0]]
+    assert packed.distances.tolist() == distances
+    assert packed.first_columns.tolist() == [5, 26, 0]
+    assert packed.chunk_offsets.tolist() == [0, 2, 2, 3]
+    assert (packed.bits, packed.first_columns.dtype) == (4, torch.uint16)
+    packed.validate()
+    assert torch.equal(packed.unpack(), weight)
+
+
+def test_delta_starts_each_chunk_from_its_own_column():
+    keep = torch.zeros(1, 70000, dtype=torch.bool)
+    keep[0, 3:60:4] = True  # 15 weights: two chunks
+    keep[0, -1] = True
+    packed = DeltaCSR.pack(torch.ones(1, 70000), Mask(keep))
+    packed.validate()
+    assert (packed.bits, packed.first_columns.dtype) == (8, torch.int32)
+    assert packed.first_columns[:2].tolist() == [3, 31], "the column before, and distances that lead on from there"
+    assert torch.equal(packed.unpack(), keep.float())
 
 
 def test_nm_layout():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsekit.errors import FormatError
-from sparsekit.formats import CSR, Bitmask, BlockCSR, NMPacked
+from sparsekit.formats import CSR, Bitmask, BlockCSR, DeltaCSR, NMPacked
 from sparsekit.patterns import NM, Block, Unstructured
 from tests.weights import random_mask, random_weight
 
@@ -39,6 +39,11 @@ def put(index, value):
         (BlockCSR, Block(4, 4), "block_indices", put(5, 6), r"in \[0, 6\), got 6"),
         (BlockCSR, Block(4, 4), "block_indices", put(5, -1), r"in \[0, 6\), got -1"),
         (BlockCSR, Block(4, 4), "block_indices", put(1, 0), "ascend within each row"),
+        (DeltaCSR, Unstructured(), "chunk_offsets", put(-1, 25), "got 0 to 25"),
+        (DeltaCSR, Unstructured(), "first_columns", put(5, 20), r"in \[0, 22\), got 22"),
+        (DeltaCSR, Unstructured(), "first_columns", put(1, 3), "ascend within each row"),
+        (DeltaCSR, Unstructured(), "distances", put((5, 0), 255), r"in \[0, 22\)"),
+        (DeltaCSR, Unstructured(), "values", put((2, 7), 1.0), "0 in slots without a weight"),
         (Bitmask, Unstructured(), "row_offsets", put(-1, 3), "got 0 to 3"),
         (Bitmask, Unstructured(), "bits", put((2, 0), 0), "expected 22 bits in row 2 as row_offsets say, got 6"),
         (Bitmask, Unstructured(), "bits", put((2, 1), 2**16 - 1), "spare bits of 0"),
@@ -54,7 +59,12 @@ def test_validate_finds(family, pattern, part, change, message):
 
 @pytest.mark.parametrize(
     ("family", "pattern", "sizes"),
-    [(NMPacked, NM(2, 4), {"n": 5}), (NMPacked, NM(2, 4), {"m": 0}), (BlockCSR, Block(4, 4), {"block_rows": 0})],
+    [
+        (NMPacked, NM(2, 4), {"n": 5}),
+        (NMPacked, NM(2, 4), {"m": 0}),
+        (BlockCSR, Block(4, 4), {"block_rows": 0}),
+        (DeltaCSR, Unstructured(), {"bits": 5}),
+    ],
 )
 def test_impossible_sizes_are_refused(family, pattern, sizes):
     packed = family.pack(random_weight(SHAPE), random_mask(SHAPE, pattern, 0.0))

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 import sparsekit.kernels
 from sparsekit.checkpoint import load, save
 from sparsekit.errors import FormatError
-from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, NMPacked
+from sparsekit.formats import CSR, Bitmask, BlockCSR, DeltaCSR, Dense, NMPacked
 from sparsekit.mask import Mask
 from sparsekit.nn import SparseLinear
 from sparsekit.patterns import NM, Block, Unstructured
@@ -29,6 +29,7 @@ PATTERN = {
     Bitmask: Unstructured(),
     NMPacked: NM(2, 4),
     BlockCSR: Block(4, 4),
+    DeltaCSR: Unstructured(),
 }
 
 
