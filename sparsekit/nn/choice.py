@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from sparsekit.errors import FormatError
-from sparsekit.formats import CSR, Bitmask, BlockCSR, Dense, Format, NMPacked, Refusal, format_named, stored_weights
+from sparsekit.formats import (
+    CSR,
+    Bitmask,
+    BlockCSR,
+    DeltaCSR,
+    Dense,
+    Format,
+    NMPacked,
+    Refusal,
+    format_named,
+    stored_weights,
+)
 from sparsekit.kernels import gpu
 from sparsekit.kernels.base import RunsT
 from sparsekit.kernels.clock import clock_of
@@ -24,11 +35,12 @@ def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
     """Return the format that usually is the fastest for ``mask`` on the device that it is on.
 
     A Block mask goes to block CSR. Else on a CPU the sparsity decides: CSR from 0.7, bitmask from 0.4, dense below. On
-    a GPU an NM(2, 4) mask goes to the N:M format, and the others to bitmask from 0.4, dense below. A trainable weight
-    that has zeros takes bitmask instead of dense, which would not keep them, and of N:M, which may store more.
+    a GPU an NM(2, 4) mask goes to the N:M format, and the others to short distances from 0.9, where they are smaller
+    than a bitmask, bitmask from 0.4, dense below. A trainable weight that has zeros takes bitmask instead of dense,
+    which would not keep them, and of N:M, which may store more.
 
-    On a GPU the bitmask is for small batches: unstructured zeros have no kernel there at a batch of 128 or more, nor
-    have patterns and GPUs that every kernel refuses. Such calls run dense, by a copy that is unpacked once.
+    On a GPU bitmask and distances are for small batches: unstructured zeros have no kernel there at a batch of 128 or
+    more, nor have patterns and GPUs that every kernel refuses. Such calls run dense, by a copy that is unpacked once.
     """
     if isinstance(mask.pattern, Block):
         return BlockCSR
@@ -37,6 +49,8 @@ def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
         return NMPacked
     if sparsity >= 0.7 and not on_gpu:
         return CSR
+    if on_gpu and sparsity >= 0.9 and not trainable:
+        return DeltaCSR
     return Bitmask if sparsity >= 0.4 or (trainable and sparsity) else Dense
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
+from sparsekit.errors import SparsekitWarning
 from sparsekit.kernels.clock import clock_of
 from sparsekit.kernels.timing import fastest
 from sparsekit.planning.cache import Times
-from sparsekit.planning.jobs import AS_IS, EAGER, Job
+from sparsekit.planning.jobs import AS_IS, EAGER, Call, Job
 
 FIRST_LOOK_S = 0.0  # the fewest rounds
 BUDGET_S = 0.3
@@ -18,6 +21,9 @@ CONTENDERS = 1.5
 def measure(job: Job) -> Times:
     """Time every kernel of every format that accepts the mask, dense included.
 
+    A kernel that fails is left out with a warning: no plan ends because one of many ways to run a layer does not run
+    on this machine. What torch itself does not run is an error.
+
     Returns:
         Seconds per call by kernel name.
     """
@@ -25,9 +31,25 @@ def measure(job: Job) -> Times:
     clock = clock_of(x.device)
     before = clock.eviction(job.others, x)
     with torch.no_grad():
-        calls = job.calls(x)
+        calls = _that_run(job.calls(x))
         times = fastest(calls, FIRST_LOOK_S, before, clock)
         limit = CONTENDERS * min(times.values())
         contenders = {name: call for name, call in calls.items() if times[name] <= limit or name in (EAGER, AS_IS)}
         times.update(fastest(contenders, BUDGET_S, before, clock))
     return times
+
+
+def _that_run(calls: dict[str, Call]) -> dict[str, Call]:
+    """Call each once, and return those that do not fail."""
+    found: dict[str, Call] = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except Exception as error:
+            if name in (EAGER, AS_IS):
+                raise
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            warnings.warn(f"{name} is left out of the plan, it failed: {reason}", SparsekitWarning, stacklevel=2)
+        else:
+            found[name] = call
+    return found

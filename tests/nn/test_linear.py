@@ -11,7 +11,7 @@ from torch import nn
 import sparsekit.kernels
 import sparsekit.nn.choice
 from sparsekit.errors import FormatError, InputError, LayerError, MaskError
-from sparsekit.formats import CSR, FORMATS, Bitmask, BlockCSR, Dense, NMPacked
+from sparsekit.formats import CSR, FORMATS, Bitmask, BlockCSR, DeltaCSR, Dense, NMPacked
 from sparsekit.kernels import gpu
 from sparsekit.kernels.base import Kernel
 from sparsekit.kernels.reference import REFERENCE_KERNELS
@@ -134,7 +134,8 @@ def test_the_rule(pattern, sparsity, family):
     [
         (Unstructured(), 0.2, Dense),
         (Unstructured(), 0.4, Bitmask),
-        (Unstructured(), 0.9, Bitmask),
+        (Unstructured(), 0.8, Bitmask),
+        (Unstructured(), 0.9, DeltaCSR),
         (Block(4, 4), 0.0, BlockCSR),
         (NM(2, 4), 0.0, NMPacked),
         (NM(1, 4), 0.0, Bitmask),

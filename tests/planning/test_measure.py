@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsekit.errors import SparsekitWarning
 from sparsekit.kernels import Convolution
 from sparsekit.mask import Mask
 from sparsekit.nn.border import Border
@@ -201,3 +202,19 @@ def test_the_key_of_a_convolution_tells_apart_what_runs_at_another_speed():
     keys += [replace(job, border=grouped).key, replace(job, border=Border(replace(grouped.convolution, groups=4))).key]
     assert len(set(keys)) == len(keys)
     assert conv_job().key == job.key
+
+
+def test_a_kernel_that_fails_is_left_out_and_named(looks, monkeypatch):
+    calls = job().calls(job().example())
+
+    def fail():
+        raise RuntimeError("out of shared memory\nand a long trace")
+
+    monkeypatch.setattr(LinearJob, "calls", lambda self, x: {**calls, "csr_mm_native": fail})
+    with pytest.warns(SparsekitWarning, match="^csr_mm_native is left out of the plan, .* out of shared memory$"):
+        found = measure(job())
+    assert "csr_mm_native" not in found
+    assert EAGER in found
+    monkeypatch.setattr(LinearJob, "calls", lambda self, x: {**calls, EAGER: fail})
+    with pytest.raises(RuntimeError, match="out of shared memory"):
+        measure(job())
