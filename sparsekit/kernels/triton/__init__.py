@@ -8,9 +8,10 @@ With ``TRITON_INTERPRET=1`` in the environment a bound kernel runs on CPU tensor
 from sparsekit.kernels.base import GradientKernel, Kernel
 from sparsekit.kernels.convolution import ConvKernel
 from sparsekit.kernels.triton.block_csr import BLOCK_CSR_MM
+from sparsekit.kernels.triton.block_csr_grad import BLOCK_CSR_GRADIENTS
 
 TRITON_KERNELS: tuple[Kernel, ...] = (BLOCK_CSR_MM,)
-TRITON_GRADIENT_KERNELS: tuple[GradientKernel, ...] = ()
+TRITON_GRADIENT_KERNELS: tuple[GradientKernel, ...] = (BLOCK_CSR_GRADIENTS,)
 TRITON_CONV_KERNELS: tuple[ConvKernel, ...] = ()
 
 __all__ = ["TRITON_CONV_KERNELS", "TRITON_GRADIENT_KERNELS", "TRITON_KERNELS"]
