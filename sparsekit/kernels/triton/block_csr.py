@@ -12,14 +12,11 @@ from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.base import Problem
 from sparsekit.kernels.gpu import Gpu, gpu_of, refuses_sizes
 from sparsekit.kernels.triton.block_bands import Bands, bands_of
-from sparsekit.kernels.triton.block_tiles import BlockWork, block_tiles, shared_bytes
+from sparsekit.kernels.triton.block_tiles import LEAST, BlockWork, block_tiles, shared_bytes
 from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
 from sparsekit.kernels.triton.partial import sum_of
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled import Operands, Tiling, tiled_kernel
-
-SIDE = 16
-"""The sides of a block are multiples of it: the least that a matrix instruction takes."""
 
 THREADS = 2048
 """Of one multiprocessor, at most."""
@@ -78,9 +75,9 @@ def refuses_blocks(problem: Problem) -> Refusal | None:
     assert isinstance(packed, BlockCSR)
     if reason := refuses(problem, *FLOATS):
         return reason
-    if packed.block_rows % SIDE or packed.block_columns % SIDE:
+    if packed.block_rows % LEAST or packed.block_columns % LEAST:
         sides = f"{packed.block_rows} x {packed.block_columns}"
-        return Refusal(f"it runs blocks whose sides are multiples of {SIDE}, not {sides}")
+        return Refusal(f"it runs blocks whose sides are multiples of {LEAST}, not {sides}")
     return refuses_sizes(values=packed.values.numel())
 
 

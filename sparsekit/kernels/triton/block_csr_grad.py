@@ -79,7 +79,7 @@ def sampling(
 
 
 def _runs(packed: BlockCSR, places: dict[str, Tensor], blocks: int) -> tuple[Tensor, Tensor]:
-    """Return where each run of at most ``blocks`` blocks of one block row begins, the end of the last, and their rows."""
+    """Return where runs of at most ``blocks`` blocks of one block row begin, where the last ends, and their rows."""
     names = (f"runs of {blocks}", f"block rows of runs of {blocks}")
     if names[0] not in places:
         offsets = packed.block_offsets.long()

@@ -15,6 +15,9 @@ from sparsekit.kernels.triton.tile import Tile
 MOST = 12
 """Tiles to try, at most."""
 
+LEAST = 16
+"""The least side of what a matrix instruction takes, and so of a block."""
+
 LEAST_STEPS = 4
 """Steps of a part that the inputs are cut into, at least: fewer hide no latency."""
 
@@ -79,7 +82,8 @@ def shared_bytes(tile: Tile, bytes: int, gpu: Gpu) -> int:
     """
     buffers = tile.stages if asynchronous(tile, gpu) else max(tile.stages - 1, 1)
     loads = buffers * (tile.tokens + tile.outputs) * tile.inner * bytes
-    return max(loads, tile.tokens * tile.outputs * 4)
+    index = 4 * tile.inner
+    return max(loads + index, tile.tokens * tile.outputs * 4)
 
 
 def asynchronous(tile: Tile, gpu: Gpu) -> bool:
@@ -99,8 +103,12 @@ def joined(side: int, numbers: int) -> int:
 
 
 def with_stages(tile: Tile, bytes: int, gpu: Gpu, most: int) -> Tile:
-    """Return ``tile`` with as many stages, from 2 to ``most``, as leave room for two programs on a multiprocessor."""
-    while most > 2 and 2 * shared_bytes(replace(tile, stages=most), bytes, gpu) > gpu.shared_bytes:
+    """Return ``tile`` with as many stages, from 2 to ``most``, as leave room for another program beside it.
+
+    A tile of more than 128 tokens has a multiprocessor to itself, since its registers may not fit twice.
+    """
+    room = gpu.shared_bytes // (1 if tile.tokens > 128 else 2)
+    while most > 2 and shared_bytes(replace(tile, stages=most), bytes, gpu) > room:
         most -= 1
     return replace(tile, stages=most)
 
@@ -124,7 +132,7 @@ def sample_tile(work: BlockWork, gpu: Gpu) -> Tile:
 
 
 def _likeliest(work: BlockWork, gpu: Gpu) -> Tile:
-    tokens = min(128, max(16, 1 << (work.batch - 1).bit_length()))
+    tokens = min(128, max(LEAST, 1 << (work.batch - 1).bit_length()))
     inner = joined(work.wide, 16 if work.exact else 128 // work.bytes)
     tile = Tile(tokens, part_of(work.high, 64 if work.exact else 128), inner)
     if tokens == 128 and (work.exact or work.programs(tile) < gpu.multiprocessors):
@@ -139,23 +147,23 @@ def _warps(tile: Tile) -> int:
 
 
 def _others(first: Tile, work: BlockWork, gpu: Gpu) -> Iterable[Tile]:
-    """What differs from ``first`` in one way."""
-    for stages in (first.stages + 1, first.stages - 1):
-        yield replace(first, stages=max(stages, 2))
-    for tokens in (2 * first.tokens, first.tokens // 2):
-        if 16 <= tokens <= 256 and tokens < 2 * work.batch:
-            other = replace(first, tokens=tokens)
-            yield with_stages(replace(other, warps=_warps(other)), work.bytes, gpu, first.stages)
+    """What differs from ``first`` in one way, whether it fits or not."""
+    yield from (replace(first, stages=max(first.stages + more, 2)) for more in (1, -1))
+    yield from _other_sizes(first, work, gpu)
     yield replace(first, warps=12 - first.warps)
-    if not work.exact:
-        for inner in (2 * first.inner, first.inner // 2):
-            if inner >= 16:
-                yield with_stages(replace(first, inner=inner), work.bytes, gpu, 6)
-    if first.outputs >= 64:
-        yield replace(first, outputs=first.outputs // 2, warps=4)
-    if work.steps(first) >= 2 * first.splits:
-        yield replace(first, splits=2 * first.splits)
-    if first.splits > 1:
-        yield replace(first, splits=first.splits // 2)
+    splits = (2 * first.splits, first.splits // 2)
+    yield from (replace(first, splits=parts) for parts in splits if 1 <= parts <= work.steps(first))
     if work.programs(first) > 2 * gpu.multiprocessors:
         yield replace(first, persistent=True)
+
+
+def _other_sizes(first: Tile, work: BlockWork, gpu: Gpu) -> Iterable[Tile]:
+    tokens, outputs, inner = first.tokens, first.outputs, first.inner
+    sizes = ((2 * tokens, outputs), (tokens // 2, outputs), (tokens, outputs // 2), (tokens, outputs))
+    for (m, n), k in (*((size, inner) for size in sizes), (sizes[-1], 2 * inner), (sizes[-1], inner // 2)):
+        if min(m, n, k) < LEAST or m > max(tokens, min(256, 2 * work.batch - 1)):
+            continue
+        if work.exact and m * n * k > tokens * outputs * inner:
+            continue  # each of the products is an instruction of its own
+        tile = replace(first, tokens=m, outputs=n, inner=k)
+        yield with_stages(replace(tile, warps=_warps(tile)), work.bytes, gpu, 6)

@@ -1,7 +1,7 @@
 """Block CSR: tokens are the rows of a matrix instruction and outputs its columns, so that narrow blocks fill it too.
 
-The blocks of one band of outputs are read as one matrix, their inputs below each other. A step reads ``INNER`` of them: a
-part of a block, a block, or several whole ones.
+The blocks of one band of outputs are read as one matrix, their inputs below each other. A step reads ``INNER`` of them:
+a part of a block, a block, or several whole ones.
 """
 
 import triton
@@ -20,15 +20,16 @@ def multiply(
 ):  # fmt: skip
     """Tiles of ``y``, ``TOKENS`` by ``OUTPUTS``: one, or every n-th where blocks of threads persist.
 
-    ``offsets`` says where the blocks of each band of ``OUTER_SIDE`` outputs begin in ``indices``, which names their bands
-    of inputs, and in ``positions``, which says where they are stored; None where they are stored in this order. With
-    ``SPLITS``, ``y`` has room for as many partial results, and bias and activation are left to ``finish``.
+    ``offsets`` says where the blocks of each band of ``OUTER_SIDE`` outputs begin in ``indices``, which names their
+    bands of inputs, and in ``positions``, which says where they are stored; None where they are stored in this order.
+    With ``SPLITS``, ``y`` has room for as many partial results, and bias and activation are left to ``partial.add``.
     """
     parts: tl.constexpr = OUTER_SIDE // OUTPUTS
     high = tl.cdiv(rows, OUTER_SIDE) * parts
     wide = tl.cdiv(batch, TOKENS)
-    step = tl.num_programs(0) if PERSISTENT else high * wide * SPLITS
-    for number in range(tl.program_id(0), high * wide * SPLITS, step):
+    last = high * wide * SPLITS if PERSISTENT else tl.program_id(0) + 1
+    step = tl.num_programs(0) if PERSISTENT else 1
+    for number in range(tl.program_id(0), last, step):
         at, token = _tile(number // SPLITS, high, wide, group)
         band = tl.load(order + at // parts)
         first = tl.load(offsets + band).to(tl.int32) * INNER_SIDE

@@ -14,9 +14,9 @@ def sample(
 ):  # fmt: skip
     """One tile of ``values``, ``INNER`` inputs by ``OUTPUTS`` outputs: a part of a block, or a run of several blocks.
 
-    ``runs`` says where each run of blocks begins, all of one block row, which ``bands`` names. ``FULL`` says that no step
-    of ``TOKENS`` reaches beyond the batch. With ``SPLITS``, ``values`` has room for as many partial results of ``size``
-    numbers.
+    ``runs`` says where each run of blocks begins, all of one block row, which ``bands`` names. ``FULL`` says that no
+    step of ``TOKENS`` reaches beyond the batch. With ``SPLITS``, ``values`` has room for as many partial results of
+    ``size`` numbers.
     """
     high: tl.constexpr = BLOCK_ROWS // OUTPUTS
     wide: tl.constexpr = BLOCK_COLUMNS // INNER if INNER < BLOCK_COLUMNS else 1
