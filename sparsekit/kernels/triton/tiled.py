@@ -87,8 +87,12 @@ def _bind(name: str, tiling: Tiling, packed: Format, activation: str = "none") -
 
 def laid_out(x: Tensor, bias: Tensor | None, rows: int, activation: str) -> Operands:
     """Return the operands as programs read them, copied where they lie otherwise, and room for the result."""
-    if x.stride(1) != 1 or x.is_neg():
-        x = x.resolve_neg().contiguous()
+    x = rows_contiguous(x)
     if bias is not None:
         bias = bias.resolve_neg().contiguous()
     return Operands(x, bias, torch.empty((x.shape[0], rows), dtype=x.dtype, device=x.device), activation)
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """Return ``x``, copied unless each of its rows lies in one piece."""
+    return x.resolve_neg().contiguous() if x.stride(1) != 1 or x.is_neg() else x
