@@ -14,6 +14,7 @@ from sparsekit.kernels.convolution import Convolution, ConvProblem
 from sparsekit.kernels.gpu import Gpu, refuses_sizes
 from sparsekit.kernels.triton.conv_steps import MOST_CHANNELS, MOST_SIDE, PIECE, Steps
 from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
+from sparsekit.kernels.triton.partial import sum_of
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled_conv import ConvTiling, Images, pixels_of, tiled_conv_kernel
 
@@ -28,9 +29,6 @@ SPLITS = (1, 2, 4, 8)
 
 CANDIDATES = 8
 """Tiles that are worth trying, of all that could be run."""
-
-SUMS = 1024
-"""Elements of the result that a block of threads adds up where the steps of a tile are split."""
 
 STEPS_AROUND, LEAST_ROWS, ROWS_OF_LAUNCH = 2, 80, 800
 """Guesses, in rows of a step that a multiprocessor reads: how many steps the first reads and the result take, how long
@@ -101,11 +99,9 @@ def launches(weight: ConvWeight, images: Images, tile: Tile) -> list[Launch]:
     y, activation = images.y, weight.convolution.activation
     if tile.splits == 1:
         return [_convolve(weight, images, tile, activation)]
-    parts = y.new_empty(tile.splits * y.numel(), dtype=torch.float32)
-    arguments = (parts, images.bias, y, y.numel(), y.shape[1])
-    constants = {"BLOCK": SUMS, "SPLITS": tile.splits, "ACTIVATION": activation}
-    add_up = Launch("conv.add_up", (-(-y.numel() // SUMS),), arguments, constants)
-    return [_convolve(weight, Images(images.x, None, parts), tile, "none"), add_up]
+    parts = y.new_empty((tile.splits, y.numel()), dtype=torch.float32)
+    add = sum_of(parts, images.bias, y.permute(0, 2, 3, 1), activation)  # its channels lie side by side
+    return [_convolve(weight, Images(images.x, None, parts), tile, "none"), add]
 
 
 def _convolve(weight: ConvWeight, images: Images, tile: Tile, activation: str) -> Launch:

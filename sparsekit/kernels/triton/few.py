@@ -10,15 +10,13 @@ import torch
 from sparsekit.formats.base import Refusal
 from sparsekit.kernels.gpu import Gpu
 from sparsekit.kernels.triton.launch import Launch
+from sparsekit.kernels.triton.partial import sum_of
 from sparsekit.kernels.triton.tiled import Operands
 
 CHUNK = 8
 """Values that a lane reads at once: 16 bytes of halves."""
 
 MOST_SPLITS = 32
-
-BLOCK = 256
-"""Results that one block of threads adds up."""
 
 
 def shared(operands: Operands, splits: int, launch: Callable[[Operands], Launch]) -> list[Launch]:
@@ -34,11 +32,9 @@ def shared(operands: Operands, splits: int, launch: Callable[[Operands], Launch]
         return [launch(operands)]
     batch, rows = operands.y.shape
     parts = torch.empty((splits, batch, rows), dtype=torch.float32, device=operands.y.device)
-    arguments = (parts, operands.bias, operands.y, batch * rows, rows, splits)
-    constants = {"BLOCK": BLOCK, "ACTIVATION": operands.activation, "num_warps": BLOCK // 64}
     return [
         launch(replace(operands, bias=None, y=parts, activation="none")),
-        Launch("splits.add_up", (-(-batch * rows // BLOCK),), arguments, constants),
+        sum_of(parts, operands.bias, operands.y, operands.activation),
     ]
 
 

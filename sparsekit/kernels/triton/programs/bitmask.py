@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sparsekit.kernels.triton.programs.chunks import eight, side_by_side, zeros
-from sparsekit.kernels.triton.programs.splits import put
+from sparsekit.kernels.triton.programs.partial import put
 
 
 @triton.jit

@@ -57,20 +57,6 @@ def convolve(
 
 
 @triton.jit
-def add_up(parts, bias, y, elements, rows, BLOCK: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr):
-    """``BLOCK`` elements of ``y``, ``(elements / rows, rows)``: the sum of ``parts``, plus the bias, activated."""
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = place < elements
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for _ in tl.static_range(SPLITS):
-        total += tl.load(parts + place, mask=there, other=0.0)
-        parts += elements
-    if bias is not None:
-        total += tl.load(bias + place % rows, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + place, activate(total, ACTIVATION).to(y.dtype.element_ty), mask=there)
-
-
-@triton.jit
 def _places(
     pixel, pixels, height, width, high, wide, x_image, x_row, x_column,
     down, across, dilation_down, dilation_across, top, left,

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sparsekit.kernels.triton.programs.chunks import bits_of, eight, eight_as_bits, eight_of_words, side_by_side, zeros
-from sparsekit.kernels.triton.programs.splits import put
+from sparsekit.kernels.triton.programs.partial import put
 
 
 @triton.jit

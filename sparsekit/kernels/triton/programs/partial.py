@@ -7,6 +7,17 @@ from sparsekit.kernels.triton.programs.activation import activate
 
 
 @triton.jit
+def put(total, output, token, bias, y, batch, rows, ACTIVATION: tl.constexpr):
+    """Finish and store the sums ``total``, ``(outputs, tokens)``, of this block's part."""
+    if bias is not None:
+        total += tl.load(bias + output, mask=output < rows, other=0.0).to(tl.float32)[:, None]
+    total = activate(total, ACTIVATION)
+    there = (output[:, None] < rows) & (token[None, :] < batch)
+    part = tl.program_id(2) * batch * rows
+    tl.store(y + part + token[None, :] * rows + output[:, None], total.to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
 def add(parts, bias, y, count, row, PARTS: tl.constexpr, ELEMENTS: tl.constexpr, ACTIVATION: tl.constexpr):
     """Add up ``PARTS`` results of ``count`` numbers in rows of ``row``, and a bias to each row."""
     at = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
