@@ -18,6 +18,9 @@ from sparsekit.kernels.timing import Call, fastest
 from sparsekit.kernels.triton.launch import compiling
 from sparsekit.kernels.triton.tile import Case, Tile, trying
 
+MOST_TILES = 12
+"""Tiles that are tried for one problem; they come with the likeliest first."""
+
 BUDGET_S = 0.15
 CONTENDERS = 1.2
 """Only tiles within this factor of the fastest at first look are measured at length."""
@@ -40,7 +43,7 @@ def tune_kernel(
         session: where.
     """
     tiling = getattr(kernel, "tiling", None)
-    tiles = tiling.tiles(problem, gpu_of(session.device)) if tiling is not None else ()
+    tiles = tiling.tiles(problem, gpu_of(session.device))[:MOST_TILES] if tiling is not None else ()
     if len(tiles) < 2:
         return
     if session.device.type == "cuda":
