@@ -22,6 +22,9 @@ DEVICES = ("cuda",)
 BACKENDS = ("triton", "cuda", "cusparselt")
 """The last words of the names of kernels for GPUs."""
 
+MOST_BATCH = 2**31 - 2**10
+"""Tokens or images, at most: a tile may reach beyond the last one."""
+
 MOST_ELEMENTS = 2**31
 """A tensor of so many elements or more has places that 32 bits do not reach."""
 
@@ -97,9 +100,11 @@ def refuses_gpu(
     if problem.dtype not in dtypes:
         runs, asked = (", ".join(str(d).removeprefix("torch.") for d in of) for of in (dtypes, (problem.dtype,)))
         return Refusal(f"it runs {runs}, not {asked}")
-    if not problem.packed.rows or not problem.packed.columns:
-        return Refusal("it needs a weight that is not empty")
-    return None
+    batch = problem.key[0] if isinstance(problem.key, tuple) else problem.key
+    assert isinstance(batch, int)
+    if not problem.packed.rows or not problem.packed.columns or not batch:
+        return Refusal("it needs a weight and a batch that are not empty")
+    return Refusal(f"it counts in 32 bits, and {batch} are too many at once") if batch > MOST_BATCH else None
 
 
 def runs_elsewhere(kernel: str, device: torch.device) -> bool:

@@ -37,8 +37,6 @@ def refuses(problem: Problem) -> Refusal | None:
 
 def refuses_operands(problem: Problem) -> Refusal | None:
     """Return why 16-bit tensor cores do not run ``problem``: its dtype, its device, or that nothing is to be done."""
-    if not problem.batch:
-        return Refusal("it needs a batch that is not empty")
     return gpu.refuses_gpu(problem, gpu.HALVES)
 
 

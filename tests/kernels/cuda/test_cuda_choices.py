@@ -78,8 +78,8 @@ def test_gpus_that_run_and_those_that_do_not(on_gpu, capability, batch, many, fe
         ),
         (packed_for((31, 50)), "runs", "it needs rows and columns in multiples of 16, not 31 x 50"),
         (packed_for(dtype=torch.float32), "it runs bfloat16, float16, not float32", None),
-        (packed_for((0, 48)), "it needs a weight that is not empty", None),
-        (packed_for((16, 0)), "it needs a weight that is not empty", None),
+        (packed_for((0, 48)), "it needs a weight and a batch that are not empty", None),
+        (packed_for((16, 0)), "it needs a weight and a batch that are not empty", None),
     ],
 )
 def test_weights_that_run_and_those_that_do_not(on_gpu, packed, own, library):
@@ -102,7 +102,7 @@ def test_the_module_says_how_much_shared_memory_a_tile_takes():
 
 def test_no_batch_is_refused(on_gpu):
     on_gpu(9, 0)
-    assert refusals(packed_for(), 0) == ["it needs a batch that is not empty"] * 3
+    assert refusals(packed_for(), 0) == ["it needs a weight and a batch that are not empty"] * 3
 
 
 def test_sizes_that_overflow_are_refused():
