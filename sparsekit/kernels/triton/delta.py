@@ -16,8 +16,8 @@ from sparsekit.kernels.triton.launch import FLOATS, Launch, refuses
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled import Operands, Tiling, tiled_kernel
 
-MOST = 8
-"""Tokens up to which fetching an input for each value and token is worth it."""
+MOST = 32
+"""Tokens up to which a plan may find it worth while to read the weight once for every four of them."""
 
 
 @dataclass(frozen=True)
