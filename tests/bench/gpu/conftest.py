@@ -29,7 +29,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "DTYPES", (torch.float32, torch.bfloat16))
     monkeypatch.setattr(checks, "PATTERNS", (*checks.PATTERNS[1:2], checks.PATTERNS[3], (Block(16, 16), 0.7)))
     monkeypatch.setattr(checks, "CONVOLUTIONS", checks.CONVOLUTIONS[2:])
-    monkeypatch.setattr(tuning, "MOST_TILES", 3)
+    monkeypatch.setattr(tuning, "MOST_TILES", 4)
     monkeypatch.setattr(tile, "FOLDER", tmp_path / "tuned")
     tile._read.cache_clear()
     yield
