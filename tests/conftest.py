@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # What cuBLAS needs to be deterministic, as poisoned memory asks of everything.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
     # Before anything imports Triton: its own functions are interpreted only if it is told so by then.
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -24,6 +24,8 @@ def session(tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     """Few and small checks, and tuned tables in a folder of their own."""
+    if torch.cuda.is_available():
+        pytest.skip("it is rehearsed on the CPU, where there is no GPU")
     monkeypatch.setattr(checks, "SHAPES", ((48, 70),))
     monkeypatch.setattr(checks, "BATCHES", (1, 33))
     monkeypatch.setattr(checks, "DTYPES", (torch.float32, torch.bfloat16))
