@@ -42,7 +42,7 @@ def describe_gpu() -> dict[str, str]:
         return {"name": f"none: torch {torch.__version__} {built}", **found}
     gpu = gpus()[0]
     more = f" and {len(gpus()) - 1} more" if len(gpus()) > 1 else ""
-    details = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}, {gpu.multiprocessors} multiprocessors"
+    details = f"compute capability {gpu.capability_text}, {gpu.multiprocessors} multiprocessors"
     tuned = len(tuned_for(gpu).tiles)
     found["tuned"] = f"{tuned} cases" if tuned else "not for this GPU: tiles are chosen by rule"
     return {"name": f"{gpu.name}{more}, {details}", "driver": driver(), **found}

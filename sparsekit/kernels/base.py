@@ -147,6 +147,11 @@ class GradientKernel(Runs[Problem]):
 RunsT = TypeVar("RunsT", bound=Runs[Any])
 
 
+def rows_contiguous(x: Tensor) -> Tensor:
+    """Return the matrix ``x``, or a copy where its rows are not contiguous in memory as they are read."""
+    return x.resolve_neg().contiguous() if x.stride(1) != 1 or x.is_neg() else x
+
+
 def choose(problem: PackedProblem, kernels: Iterable[RunsT]) -> RunsT:
     """Return the first of ``kernels`` that runs the format of ``problem`` and does not refuse it.
 

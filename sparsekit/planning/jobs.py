@@ -85,7 +85,7 @@ def place(device: torch.device) -> str:
     if device.type != "cuda":
         return f"device={device.type} threads={torch.get_num_threads()}"
     gpu = gpu_of(device)
-    return f"device={gpu.name} {gpu.capability[0]}.{gpu.capability[1]}"
+    return f"device={gpu.name} {gpu.capability_text}"
 
 
 @dataclass(frozen=True)

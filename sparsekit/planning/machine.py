@@ -40,7 +40,7 @@ def fingerprint() -> dict[str, str]:
         "isa": " ".join(f"{stem}:{isa}" for stem, isa in sorted(used.items())),
         "kernels": " ".join([*(kernel.name for kernel in KERNELS), *(kernel.name for kernel in CONV_KERNELS)]),
         "build": build_stamp(native.extension.MODULE),
-        "gpus": "; ".join(f"{g.name} {g.capability[0]}.{g.capability[1]}" for g in gpus()),
+        "gpus": "; ".join(f"{g.name} {g.capability_text}" for g in gpus()),
         "cuda": build_stamp(cuda.extension.MODULE) if gpus() else "",
         "driver": driver() if gpus() else "",
         "triton": f"{triton_version()} {programs_stamp()}" if gpus() else "",

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparsekit.formats import BlockCSR
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.activation import ACTIVATIONS
-from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem
+from sparsekit.kernels.base import GradientKernel, Gradients, Kernel, Multiply, Problem, rows_contiguous
 from sparsekit.kernels.native import extension
 
 LEAST_ROWS = 4
@@ -39,14 +39,14 @@ def _bind_gradients(packed: Format, places: dict[str, Tensor]) -> Gradients:
     native = extension.build("BlockGrad", extension.build("BlockPlaces", *places_of(laid_out)))
 
     def of_x(grad: Tensor) -> Tensor:
-        grad = extension.rows_contiguous(grad)
+        grad = rows_contiguous(grad)
         x = grad.new_empty((grad.shape[0], laid_out.columns))
         native.spread(grad.data_ptr(), grad.stride(0), grad.shape[0], extension.pointer(laid_out.values), x.data_ptr())
         return x
 
     def of_part(grad: Tensor, x: Tensor, name: str) -> Tensor:
         assert name == "values"
-        grad, x = extension.rows_contiguous(grad), extension.rows_contiguous(x)
+        grad, x = rows_contiguous(grad), rows_contiguous(x)
         values = grad.new_empty(laid_out.values.shape)
         native.sample(grad.data_ptr(), grad.stride(0), x.data_ptr(), x.stride(0), x.shape[0], values.data_ptr())
         return values

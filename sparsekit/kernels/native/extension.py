@@ -99,11 +99,6 @@ def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Mul
     return multiply
 
 
-def rows_contiguous(x: Tensor) -> Tensor:
-    """Return the matrix ``x``, or a copy where its rows are not contiguous in memory as they are read."""
-    return x.resolve_neg().contiguous() if x.stride(1) != 1 or x.is_neg() else x
-
-
 def pointer(tensor: Tensor) -> int:
     """The address of a contiguous tensor's first element."""
     assert tensor.is_contiguous()

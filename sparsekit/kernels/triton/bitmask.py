@@ -107,7 +107,6 @@ BITMASK_MV = tiled_kernel(
     Bitmask,
     lambda problem: _refuses(problem, FEW),
     Tiling(_prepare, tiles_few, launches_few),
-    *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once per 4 tokens; 2 FLOP per weight
 and token. About 15 instructions per weight, stored or not, for one token and 20 for four, by the machine code for
@@ -120,7 +119,6 @@ BITMASK_MM = tiled_kernel(
     Bitmask,
     lambda problem: _refuses(problem, MANY),
     Tiling(_prepare, tiles_many, launches_many),
-    *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once for up to 32 tokens; 2 FLOP per weight
 and token on the tensor cores. About 15 instructions per weight, stored or not, for up to 16 tokens, by the machine code

@@ -88,6 +88,5 @@ def _prepare(packed: Format) -> Any:
 
 BLOCK_CSR_MM = tiled_kernel(
     *("block_csr_mm_triton", BlockCSR, refuses_blocks, Tiling(_prepare, tiles, launches)),
-    *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2 FLOP per stored weight and token on the tensor cores; x is read once per band of outputs, from the cache."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsekit.formats import BlockCSR
 from sparsekit.formats.base import Format
-from sparsekit.kernels.base import GradientKernel, Gradients
+from sparsekit.kernels.base import GradientKernel, Gradients, rows_contiguous
 from sparsekit.kernels.gpu import gpu_of
 from sparsekit.kernels.triton.block_bands import transposed_bands_of
 from sparsekit.kernels.triton.block_csr import launches, refuses_blocks
@@ -15,7 +15,7 @@ from sparsekit.kernels.triton.block_tiles import BlockWork, block_tiles, sample_
 from sparsekit.kernels.triton.launch import Launch, precision_of
 from sparsekit.kernels.triton.partial import sum_of
 from sparsekit.kernels.triton.tile import Tile
-from sparsekit.kernels.triton.tiled import laid_out, rows_contiguous
+from sparsekit.kernels.triton.tiled import laid_out
 
 
 def _bind(packed: Format, places: dict[str, Tensor]) -> Gradients:

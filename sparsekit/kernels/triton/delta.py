@@ -82,9 +82,7 @@ def _refuses(problem: Problem) -> Refusal | None:
     return refuses_sizes(values=packed.values.numel(), **elements)
 
 
-DELTA_MV = tiled_kernel(
-    "delta_mv_triton", DeltaCSR, _refuses, Tiling(_prepare, tiles, launches), "relu", "silu", "gelu", "gelu_tanh"
-)
+DELTA_MV = tiled_kernel("delta_mv_triton", DeltaCSR, _refuses, Tiling(_prepare, tiles, launches))
 """Cost: 2.75 bytes per slot in bfloat16 with distances of 4 bits, 3.25 with 8, once per 4 tokens, and 2 FLOP per slot
 and token. About 12 instructions per slot for one token and 23 for four, by the machine code for sm_90. Each slot and
 token fetches its input from the first-level cache on its own: so many addresses, not memory, may be the limit.

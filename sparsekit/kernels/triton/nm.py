@@ -137,7 +137,6 @@ NM_MV = tiled_kernel(
     NMPacked,
     lambda problem: _refuses(problem, FEW),
     Tiling(_prepare, tiles_few, launches_few),
-    *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2.25 bytes per stored bfloat16 value of 2:4 (4.25 in float32), once per 4 tokens, and 2 FLOP per value and
 token. About 9 instructions per value for one token and 21 for four, by the machine code for sm_90: taking it out of its
@@ -149,7 +148,6 @@ NM_MM = tiled_kernel(
     NMPacked,
     lambda problem: _refuses(problem, MANY),
     Tiling(_prepare, tiles_many, launches_many),
-    *("relu", "silu", "gelu", "gelu_tanh"),
 )
 """Cost: 2.25 bytes per stored bfloat16 value of 2:4, once for up to 64 tokens, and 2 FLOP per weight and token on the
 tensor cores, zeros included. 14 to 19 instructions per value for up to 16 tokens, by the machine code for sm_90: most

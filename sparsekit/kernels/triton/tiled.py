@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsekit.formats.base import Format, Refusal
-from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.activation import ACTIVATIONS
+from sparsekit.kernels.base import Kernel, Multiply, Problem, rows_contiguous
 from sparsekit.kernels.gpu import Gpu, gpu_of
 from sparsekit.kernels.triton.launch import Launch
 from sparsekit.kernels.triton.tile import Case, Tile, tuned_for
@@ -58,10 +59,10 @@ class TiledKernel(Kernel):
 
 
 def tiled_kernel(
-    name: str, format: type[Format], refuses: Callable[[Problem], Refusal | None], tiling: Tiling, *activations: str
+    name: str, format: type[Format], refuses: Callable[[Problem], Refusal | None], tiling: Tiling
 ) -> TiledKernel:
-    """Return the kernel that runs ``tiling``, which can apply ``activations`` to its result."""
-    return TiledKernel(name, format, refuses, partial(_bind, name, tiling), ("none", *activations), tiling=tiling)
+    """Return the kernel that runs ``tiling``; all programs apply every activation by ``programs/activation.py``."""
+    return TiledKernel(name, format, refuses, partial(_bind, name, tiling), ACTIVATIONS, tiling=tiling)
 
 
 def tile_for(kernel: str, tiling: Tiling, problem: Problem, gpu: Gpu) -> Tile:
@@ -91,8 +92,3 @@ def laid_out(x: Tensor, bias: Tensor | None, rows: int, activation: str) -> Oper
     if bias is not None:
         bias = bias.resolve_neg().contiguous()
     return Operands(x, bias, torch.empty((x.shape[0], rows), dtype=x.dtype, device=x.device), activation)
-
-
-def rows_contiguous(x: Tensor) -> Tensor:
-    """Return ``x``, copied unless each of its rows lies in one piece."""
-    return x.resolve_neg().contiguous() if x.stride(1) != 1 or x.is_neg() else x
