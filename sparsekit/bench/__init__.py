@@ -20,7 +20,7 @@ from sparsekit.bench.problems import (
     ModelCase,
     NetworkCase,
 )
-from sparsekit.bench.results import Notes, Results, title
+from sparsekit.bench.results import Notes, Results, Row, title
 from sparsekit.bench.training import run_training
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "NetworkCase",
     "Notes",
     "Results",
+    "Row",
     "draw_linear",
     "run",
     "run_conv",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 from sparsekit.bench.problems import LinearProblem
@@ -48,19 +47,24 @@ def _promised() -> Iterator[LinearProblem]:
             continue
         for columns, rows in SHAPES:
             for batch, floors in by_batch.items():
-                peers = _peers(pattern, weights) if (columns, rows) == PEERS_SHAPE else "none"
-                problem = LinearProblem(batch, columns, rows, pattern, floors, weights=weights)
-                yield replace(problem, peers=peers)
+                peers = _peers(pattern, weights, (columns, rows))
+                yield LinearProblem(batch, columns, rows, pattern, floors, weights=weights, peers=peers)
         if len(by_batch) > 1:
             for batch, like in UNEVEN_BATCHES.items():
                 floors = NO_PROMISE if like is None else by_batch.get(like, by_batch[max(by_batch)])
                 yield LinearProblem(batch, *UNEVEN, pattern, floors, weights=weights)
 
 
-def _peers(pattern: Pattern, weights: str) -> Literal["none", "sparse", "all"]:
-    """All beside the first pattern of each kind of weights; beside fp32 blocks those that read zeros."""
-    first = next(pattern for pattern, kind, _ in PROMISES if kind == weights)
-    if pattern == first or weights != "float32":
+def _peers(pattern: Pattern, weights: str, shape: tuple[int, int]) -> Literal["none", "sparse", "all"]:
+    """All on one shape beside unstructured and 16-bit weights, and those that read zeros beside fp32 blocks.
+
+    In 8 bits the dense ways of others are what has to be beaten, so that they are everywhere.
+    """
+    if weights == "int8":
+        return "all"
+    if shape != PEERS_SHAPE:
+        return "none"
+    if pattern == Unstructured() or weights != "float32":
         return "all"
     return "sparse" if pattern == Block(16, 16) else "none"
 

@@ -31,6 +31,22 @@ def _compiled(layer: Layer) -> Call:
     return run
 
 
+def _int8(layer: Layer) -> Call:
+    """Dynamic quantisation: 8-bit weights by output, activations by tensor in every call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that these operators have successors, which need a package of their own
+        scales = layer.weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        places = torch.zeros(len(scales), dtype=torch.long)
+        weight = torch.quantize_per_channel(layer.weight, scales, places, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(weight, layer.bias)
+
+    def run() -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic(layer.x, packed)
+        return y
+
+    return run
+
+
 def _csr(layer: Layer) -> Call:
     """With 32-bit indices; ``F.linear`` is the fastest way for one token, and ten times slower for many."""
     with warnings.catch_warnings():
@@ -65,6 +81,7 @@ def _refuses_bsr(layer: Layer) -> str:
 
 PYTORCH_PEERS = (
     Peer("torch.compile, frozen", "torch", _compiled, beside=("float32", "bfloat16")),
+    Peer("torch int8", "torch", _int8, only_float32, beside=("float32", "int8"), rounds=True),
     Peer("torch CSR, by MKL", "torch", _csr, only_float32, sparse=True, beside=("float32", "bfloat16")),
     Peer("torch BSR, by MKL", "torch", _bsr, _refuses_bsr, sparse=True, beside=("float32", "bfloat16")),
 )

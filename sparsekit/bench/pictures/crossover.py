@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from sparsekit.bench.pictures.selection import JsonRow, Measured, fastest_by_sparsity, patterns_of
-from sparsekit.bench.pictures.style import COLORS, DENSE, PEER, clear, color_of, finish, short
+from sparsekit.bench.pictures.style import DENSE, PEER, ROUNDED, clear, color_of, finish, short
 
-SPARSE_PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
+SPARSE_DOTS = (0, (1, 3))
+SPARSE_PEERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "MKL CSR, best of 3 callers": ("--", ("torch CSR, by MKL", "MKL CSR, hinted", "sparse_dot_mkl")),
     "MKL BSR": ("-.", ("torch BSR, by MKL",)),
     "FBGEMM": (":", ("FBGEMM SparseDenseMM",)),
-    "scipy CSR": ((0, (1, 3)), ("scipy CSR",)),  # type: ignore[dict-item]
+    "scipy CSR": (SPARSE_DOTS, ("scipy CSR",)),
 }
 """What is drawn of others that read zeros: label, line, and the rows whose fastest counts."""
 TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 WIDTH = 5
 
 
@@ -51,7 +53,7 @@ def _panel(axes: Any, measured: Measured, at: tuple[str, int], labels: dict[str,
     for label, (style, names) in SPARSE_PEERS.items():
         found = fastest_by_sparsity(_on_one_pattern([row for row in peers if row["kernel"] in names]))
         _line(axes, found, labels, label, color=PEER, linestyle=style, linewidth=1.2)
-    for rounds, color in ((False, "0.4"), (True, COLORS[3])):
+    for rounds, color in ((False, "0.4"), (True, ROUNDED)):
         dense = [row for row in peers if not row["sparsity"] and ("int8" in row["kernel"]) is rounds]
         if dense:
             best = max(dense, key=lambda row: row["speedup"])
@@ -69,19 +71,20 @@ def _on_one_pattern(rows: list[JsonRow]) -> list[JsonRow]:
 def _line(axes: Any, found: dict[float, JsonRow], labels: dict[str, Any], label: str, **style: Any) -> None:
     if found:
         style |= {"marker": "."} if len(found) == 1 else {}
-        drawn = axes.plot(list(found), [row["speedup"] for row in found.values()], **style)
+        drawn = axes.plot([1 / (1 - s) for s in found], [row["speedup"] for row in found.values()], **style)
         labels.setdefault(label, drawn[0])
 
 
 def _scales(axes: Any) -> None:
-    from matplotlib.ticker import NullLocator, PercentFormatter
+    from matplotlib.ticker import NullLocator
 
     clear(axes)
     axes.set_yscale("log", base=2)
     axes.set_ylim(0.2, 34)
     axes.set_yticks(TICKS, [f"{tick:g}x" for tick in TICKS])
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(0.47, 0.98)
-    axes.set_xticks((0.5, 0.7, 0.8, 0.9))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xscale("log")  # of one over the density: where only kept weights cost, lines are straight
+    axes.set_xlim(1.8, 23)
+    axes.set_xticks([1 / (1 - sparsity) for sparsity in SPARSITIES], [f"{sparsity:.0%}" for sparsity in SPARSITIES])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(labelsize=7)

@@ -10,7 +10,7 @@ import numpy as np
 from sparsekit.bench.pictures.selection import JsonRow, Measured, fastest_by_sparsity, patterns_of
 from sparsekit.bench.pictures.style import clear, color_of, finish, short
 
-WIDTH = 3
+WIDTH = 4
 
 
 def fit(rows: list[JsonRow]) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from sparsekit.bench.pictures.style import DENSE, clear, color_of, finish, short
 
 SHOWN = 0.8
 """The sparsity whose points are drawn; a pattern that fixes its own has the nearest."""
-NEAR = 0.09
-"""Points nearer than this to each other, in decades, have their numbers of tokens written on different sides."""
+MARKERS = "os^Dvp*X"
+"""Of numbers of tokens, ascending."""
 
 
 def draw_roofline(measured: Measured, path: Path) -> None:
@@ -24,25 +23,28 @@ def draw_roofline(measured: Measured, path: Path) -> None:
     figure = Figure(figsize=(5.2 * len(kinds) + 0.6, 4.8), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
         _panel(axes, measured, kind)
-    finish(figure, measured, f"Roofline: the fastest kernel at {SHOWN:.0%} zeros; numbers are tokens", path)
+    finish(figure, measured, f"Roofline: the fastest kernel at {SHOWN:.0%} zeros, and the fastest dense way", path)
 
 
 def _panel(axes: Any, measured: Measured, kind: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     rows = [row for row in measured.rows if row["weights"] == kind and row["intensity"]]
-    dense = _by_tokens([row for row in rows if not row["sparsity"]])
+    dense = _by_tokens([row for row in rows if not row["sparsity"] and row["sizes"][0] in measured.batches(kind)])
     patterns = patterns_of([row for row in measured.rows if row["weights"] == kind])
-    series = {"fastest dense way": (DENSE, "s", dense)}
+    series = {"fastest dense way": (DENSE, dense)}
     for pattern in patterns:
         own = [row for row in rows if row["pattern"] == pattern]
-        series[short(pattern)] = (color_of(pattern, patterns), "o", _by_tokens(_nearest(own)))
-    placed: list[tuple[float, float]] = []
-    for label, (color, marker, found) in series.items():
-        points = [(row["intensity"], row["kept_flops"] / 1e9) for row in found.values()]
+        series[short(pattern)] = (color_of(pattern, patterns), _by_tokens(_nearest(own)))
+    batches = measured.batches(kind)
+    for label, (color, found) in series.items():
+        points = {batch: (row["intensity"], row["kept_flops"] / 1e9) for batch, row in found.items()}
         if points:
-            axes.plot(*zip(*points), color=color, marker=marker, markersize=5, linewidth=0.8, label=label)
-            _tokens(axes, list(zip(found, points)), color, placed)
+            axes.plot(*zip(*points.values()), color=color, linewidth=0.9, label=label)
+        for batch, point in points.items():
+            axes.plot(*point, marker=MARKERS[batches.index(batch) % len(MARKERS)], color=color, markersize=6)
+    for marker, batch in zip(MARKERS, batches):
+        axes.plot([], [], marker, color="0.45", label=f"M={batch}")
     _roof(axes, measured, kind, rows)
     clear(axes)
     axes.set_title(kind, fontsize=9, loc="left")
@@ -69,19 +71,6 @@ def _by_tokens(rows: list[JsonRow]) -> dict[int, JsonRow]:
         if batch not in best or row["seconds"] < best[batch]["seconds"]:
             best[batch] = row
     return dict(sorted(best.items()))
-
-
-def _tokens(
-    axes: Any, points: list[tuple[int, tuple[float, float]]], color: str, placed: list[tuple[float, float]]
-) -> None:
-    """Write the number of tokens above each point, below where that is taken."""
-
-    for batch, (x, y) in points:
-        place = math.log10(x), math.log10(y)
-        taken = sum(abs(place[0] - a) < NEAR and abs(place[1] - b) < NEAR for a, b in placed)
-        placed.append(place)
-        at = ((0, 5), (0, -12), (9, -3), (-14, -3))[taken % 4]
-        axes.annotate(str(batch), (x, y), at, textcoords="offset points", fontsize=6.5, color=color, ha="center")
 
 
 def _roof(axes: Any, measured: Measured, kind: str, rows: list[JsonRow]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from sparsekit.bench.pictures.selection import Measured
 
-COLORS = ("#1b7f5c", "#2563a8", "#8a4fa3", "#c77c02", "#b3364b", "#4a8f9c")
+COLORS = ("#1b7f5c", "#2563a8", "#8a4fa3", "#c77c02", "#4a8f9c", "#7a6a3a")
 """Of patterns, in the order in which they were measured."""
-DENSE, PEER = "0.25", "0.55"
+DENSE, PEER, ROUNDED = "0.25", "0.55", "#b3364b"
+DPI = 150
 
 
 def color_of(pattern: str, patterns: Sequence[str]) -> str:
@@ -33,7 +34,7 @@ def finish(figure: Any, measured: Measured, title: str, path: Any) -> None:
     machine = measured.machine
     origin = f"{machine['cpu']}, {threads}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
     figure.supxlabel(origin, fontsize=7, color="0.45", x=0.99, ha="right")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=DPI)
 
 
 def clear(axes: Any) -> None:
