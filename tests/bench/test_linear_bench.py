@@ -1,10 +1,12 @@
 """The benchmark of linear layers measures nothing that is wrong, and says what it has measured."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 import sparsekit.kernels
 from sparsekit.bench import PROBLEMS, QUICK_PROBLEMS, LinearProblem, Notes, Results, run_linear
@@ -133,6 +135,12 @@ def test_peers_are_rows_like_kernels_and_the_absent_are_told_why(monkeypatch):
     monkeypatch.setattr(linear_bench, "PEERS", peers)
     notes = Notes()
     rows = list(run_linear([replace(PROBLEM, peers="all")], minutes=0.0, notes=notes))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(*Results(tuple(rows)).tables())
+    shown = console.file.getvalue()
+    assert shown.count("reads zeros") == 2
+    assert shown.count("_mm_test") <= 2
+    assert "dense_linear" not in shown
     assert [(row.kernel, row.sparsity) for row in rows if row.peer] == [
         ("dense", 0.0),
         ("reads zeros", 0.5),
