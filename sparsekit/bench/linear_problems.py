@@ -52,7 +52,8 @@ def _promised() -> Iterator[LinearProblem]:
         if len(by_batch) > 1:
             for batch, like in UNEVEN_BATCHES.items():
                 floors = NO_PROMISE if like is None else by_batch.get(like, by_batch[max(by_batch)])
-                yield LinearProblem(batch, *UNEVEN, pattern, floors, weights=weights)
+                peers = _peers(pattern, weights, UNEVEN)
+                yield LinearProblem(batch, *UNEVEN, pattern, floors, weights=weights, peers=peers)
 
 
 def _peers(pattern: Pattern, weights: str, shape: tuple[int, int]) -> Literal["none", "sparse", "all"]:

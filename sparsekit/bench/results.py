@@ -74,9 +74,9 @@ class Results:
     notes: Notes = field(default_factory=Notes)
 
     def as_json(self) -> dict[str, Any]:
-        """Return machine, instruction sets and rows as JSON types."""
+        """Return machine, instruction sets and rows as JSON types, figures to six digits."""
         machine = {**describe_machine(), "isa": native.describe()["in_use"], "flags": native.describe()["cpu_features"]}
-        rows = [{**asdict(row), "sizes": list(row.sizes), "speedup": row.speedup} for row in self.rows]
+        rows = [_rounded({**asdict(row), "sizes": list(row.sizes), "speedup": row.speedup}) for row in self.rows]
         content = {"machine": machine, "rows": rows}
         if self.notes.peers:
             content["peers"] = self.notes.peers
@@ -91,7 +91,10 @@ class Results:
         name = re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in content["rows"])
+        rest = json.dumps({**content, "rows": []}, indent=1)
+        text = rest.replace('"rows": []', f'"rows": [\n{lines}\n ]')  # a line for each, of which there are thousands
+        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         origin = {key: machine[key] for key in ("cpu", "commit", "torch", "python")}
         origin["flags"] = " ".join(machine["flags"])
         with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
@@ -131,6 +134,10 @@ def title() -> str:
     return f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
 
 
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
 def _headed(case: str) -> Table:
     table = Table(title=case, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for header in ("zeros", "threads", "kernel", "dense ms", "ms", "speedup", "floor", "of peak", "GB/s"):
@@ -144,8 +151,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.sparsity:.0%}",
         str(row.threads),
         f"[dim]{row.kernel}[/dim]" if row.peer else row.kernel,
-        f"{row.dense_seconds * 1e3:.3f}",
-        f"{row.seconds * 1e3:.3f}",
+        f"{row.dense_seconds * 1e3:.3g}",
+        f"{row.seconds * 1e3:.3g}",
         f"{row.speedup:.2f}x" if kept else f"[red]{row.speedup:.2f}x[/red]",
         f"{row.floor:g}x" if row.floor else "",
         f"{row.share_of_peak:.0%}" if row.share_of_peak else "",

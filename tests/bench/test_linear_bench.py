@@ -64,6 +64,7 @@ def test_a_problem_gives_a_row_per_way_and_promises_for_the_fastest(monkeypatch,
     assert dense[0].kernel == "dense_linear_reference"
     assert dense[0].speedup == 1.0
     assert {(row.dense_kernel, row.dense_seconds) for row in rows} == {("dense_linear_reference", 4.0)}
+    assert {row.sparsity for row in rows if row.kernel.startswith("dense")} == {0.0}
     found = {(row.kernel, row.sparsity): row for row in rows}
     half = found["first_mm_test", 0.5]
     assert (half.speedup, half.floor, found["second_mm_test", 0.5].floor) == (4.0, 2.0, None)
