@@ -106,11 +106,21 @@ def peer_table(report: dict, one: dict) -> str:
 
 
 def end_to_end() -> str:
-    """The whole model, from the last run of it."""
-    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None) or before_linear()
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["kernel"] == "compile"]
-    models = [f"{row['sparsity']:.0%} zeros {row['speedup']:.2f}x" for row in rows]
-    return f"End to end, MiniLM at 8 x 128 tokens, 2 threads, `compile` over eager: {', '.join(models)}."
+    """Whole models, from the last run of them."""
+    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None)
+    if path is None:
+        rows = [row for row in json.loads(before_linear().read_text())["rows"] if row["kernel"] == "compile"]
+        models = [f"{row['sparsity']:.0%} zeros {row['speedup']:.2f}x" for row in rows]
+        return f"End to end, MiniLM at 8 x 128 tokens, 2 threads, `compile` over eager: {', '.join(models)}."
+    report = json.loads(path.read_text())
+    lines = ["| whole model | threads | zeros | dense way | dense ms | ms | speedup |", "|---|--:|--:|---|--:|--:|--:|"]
+    for row in report["rows"]:
+        if row["sparsity"] or row["kernel"] == "compile":
+            lines.append(
+                f"| {row['case']} | {row['threads']} | {row['sparsity']:.0%} | {row['dense_kernel']} "
+                f"| {row['dense_seconds'] * 1e3:.1f} | {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
+            )
+    return "\n".join([*lines, "", f"Models measured on {machine(report)}."])
 
 
 def before_linear() -> Path:

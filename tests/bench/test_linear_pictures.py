@@ -137,3 +137,10 @@ def test_the_readme_has_the_fastest_kernel_of_each_cell_and_the_others_beside_it
     assert "| OpenVINO int8, dense | 0.89x |  |" in table
     assert "With openvino 3; not there: scipy CSR (absent: No module named 'scipy')." in table
     assert "`benchmarks/results/linear/machine.csv`" in table
+    assert "| whole model |" not in table
+    (results / "model").mkdir()
+    whole = {**row("compile", 0.9, 2.0), "case": "MiniLM", "dense_kernel": "eager"}
+    (results / "model" / "machine.json").write_text(json.dumps(content_of(whole, row("eager", 0.0, 1.0))))
+    table = readme.kernel_table()
+    assert "| MiniLM | 1 | 90% | eager | 1000.0 | 500.0 | 2.00x |" in table
+    assert "| 0% | eager" not in table
