@@ -23,7 +23,7 @@ def draw_roofline(measured: Measured, path: Path) -> None:
     figure = Figure(figsize=(5.2 * len(kinds) + 0.6, 4.8), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds):
         _panel(axes, measured, kind)
-    finish(figure, measured, f"Roofline: the fastest kernel at {SHOWN:.0%} zeros, and the fastest dense way", path)
+    finish(figure, measured, f"Roofline: the fastest kernels at {SHOWN:.0%} zeros", path)
 
 
 def _panel(axes: Any, measured: Measured, kind: str) -> None:
