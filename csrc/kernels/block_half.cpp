@@ -121,43 +121,56 @@ void BlockHalf::fill(const BlockPlaces& places, const std::vector<int64_t>& bloc
   }
 }
 
+BlockHalf::Sizes BlockHalf::sizes() const {
+  Sizes sizes;
+  sizes.panel = kernels_->sums / std::min<int64_t>(lanes_ / kernels_->width, kernels_->vectors);
+  sizes.words = panel_words(columns_, kernels_->run);
+  const int64_t token_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(sizes.words, 1);
+  sizes.chunk = std::max<int64_t>(sizes.panel, kChunkBytes / token_bytes / sizes.panel * sizes.panel);
+  sizes.together = std::max<int64_t>(1, kOutputs / block_rows_);
+  sizes.stride = rounded_up(sizes.together * std::min(block_rows_, lanes_) + kernels_->width, 16);
+  return sizes;
+}
+
 void BlockHalf::multiply(const HalfProduct& product) const {
-  const int64_t most = kernels_->sums / std::min<int64_t>(lanes_ / kernels_->width, kernels_->vectors);
-  const int64_t words = panel_words(columns_, kernels_->run);
-  const int64_t word_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(words, 1);
-  const int64_t chunk = std::max<int64_t>(most, kChunkBytes / word_bytes / most * most);
-  const int64_t chunks = (product.batch + chunk - 1) / chunk;
-  const int64_t together = std::max<int64_t>(1, kOutputs / block_rows_);
-  const int64_t stride = rounded_up(together * std::min(block_rows_, lanes_) + kernels_->width, 16);
+  const Sizes size = sizes();
+  const int64_t chunks = (product.batch + size.chunk - 1) / size.chunk;
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
-  const BlockHalfView w = {block_rows_, lanes_, weights_.data(), words_.data(), offsets_.data(), words};
-  const int64_t room = chunk * words + kernels_->width * (kernels_->run == 1 ? 1 : words);
+  const int64_t beyond = kernels_->width * (kernels_->run == 1 ? 1 : size.words);
   const int64_t work = (offsets_.back() + kRowCost * block_rows) * lanes_ * product.batch;
   parallel(work, chunks * block_rows, [&](int part, int parts) {
     static thread_local Scratch scratch;
-    float* sums = scratch.floats(static_cast<std::size_t>(most * stride + room));
-    float* panels = sums + most * stride;
+    const int64_t room = size.panel * size.stride + size.chunk * size.words + beyond;
+    float* sums = scratch.floats(static_cast<std::size_t>(room));
     if (kernels_->begin != nullptr) kernels_->begin();
     share_panels(offsets_, kRowCost, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
-      const int64_t first = c * chunk;
-      const int64_t tokens = std::min(chunk, product.batch - first);
-      const int64_t shares = (tokens + most - 1) / most;  // panels of equal size, or nearly so
-      const auto share = [&](int64_t i) { return tokens * i / shares; };
-      for (int64_t i = 0; i < shares; ++i)
-        kernels_->pack(product, columns_, first + share(i), share(i + 1) - share(i), panels + share(i) * words);
-      for (int64_t row = begin; row < end; row += together) {
-        const int64_t last = std::min(end, row + together);
-        for (int64_t i = 0; i < shares; ++i) {
-          const int64_t count = share(i + 1) - share(i);
-          kernels_->multiply(w, panels + share(i) * words, count, row, last, sums, stride);
-          for (int64_t m = 0; m < count; ++m)
-            product.finish(*activations_, rows_, first + share(i) + m, row * block_rows_,
-                           std::min(last * block_rows_, rows_), sums + m * stride);
-        }
-      }
+      const int64_t first = c * size.chunk;
+      multiply_chunk(product, size, {first, std::min(size.chunk, product.batch - first), begin, end}, sums);
     });
     if (kernels_->end != nullptr) kernels_->end();
   });
+}
+
+void BlockHalf::multiply_chunk(const HalfProduct& product, const Sizes& size, const Chunk& chunk, float* sums) const {
+  const BlockHalfView w = {block_rows_, lanes_, weights_.data(), words_.data(), offsets_.data(), size.words};
+  float* panels = sums + size.panel * size.stride;
+  const int64_t shares = (chunk.tokens + size.panel - 1) / size.panel;
+  // Vectors take panels of equal size, or nearly so, tiles whole ones and what is left.
+  const auto share = [&](int64_t i) {
+    return kernels_->run == 1 ? chunk.tokens * i / shares : std::min(chunk.tokens, i * size.panel);
+  };
+  for (int64_t i = 0; i < shares; ++i)
+    kernels_->pack(product, columns_, chunk.first + share(i), share(i + 1) - share(i), panels + share(i) * size.words);
+  for (int64_t row = chunk.begin; row < chunk.end; row += size.together) {
+    const int64_t last = std::min(chunk.end, row + size.together);
+    for (int64_t i = 0; i < shares; ++i) {
+      const int64_t count = share(i + 1) - share(i);
+      kernels_->multiply(w, panels + share(i) * size.words, count, row, last, sums, size.stride);
+      for (int64_t m = 0; m < count; ++m)
+        product.finish(*activations_, rows_, chunk.first + share(i) + m, row * block_rows_,
+                       std::min(last * block_rows_, rows_), sums + m * size.stride);
+    }
+  }
 }
 
 }  // namespace sparsekit

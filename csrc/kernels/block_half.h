@@ -63,6 +63,19 @@ class BlockHalf {
   void multiply(const HalfProduct& product) const;
 
  private:
+  struct Sizes {
+    int64_t panel, chunk;  // tokens: whose sums the registers hold; whose activations stay in the caches
+    int64_t words;         // of a token in a panel
+    int64_t together;      // block rows whose sums are finished together
+    int64_t stride;        // between the sums of two tokens
+  };
+  // Some tokens times some block rows.
+  struct Chunk {
+    int64_t first, tokens, begin, end;
+  };
+
+  Sizes sizes() const;
+  void multiply_chunk(const HalfProduct& product, const Sizes& size, const Chunk& chunk, float* sums) const;
   // Fills words and offsets, runs included; returns how many words there are without them.
   int64_t find_words(const BlockPlaces& places, const std::vector<int64_t>& blocks);
   void fill(const BlockPlaces& places, const std::vector<int64_t>& blocks, const uint16_t* values);
