@@ -78,6 +78,7 @@ std::string amx_refusal() {
   return "this build has no AMX kernels";
 #else
   if (!cpu_runs(Isa::amx)) return "the processor or the operating system has no AMX";
+  if (isa_limit() < Isa::amx) return "SPARSEKIT_ISA allows a lower instruction set only";
   return tiles_work() ? "" : "AMX gave another product than its emulation";
 #endif
 }
