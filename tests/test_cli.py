@@ -260,6 +260,7 @@ def test_info_prints_tables(capsys):
     assert status == 0
     for word in ("processor", "formats", "kernels", *(kind["name"] for kind in gather()["formats"])):
         assert word in out
+    assert ("not used: " in out) == (gather()["native"]["amx"] != "")
 
 
 @pytest.mark.parametrize(
