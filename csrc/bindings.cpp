@@ -100,6 +100,12 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<BlockHalf>(m, "BlockHalf")
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values) {
+        return new BlockHalf(places, pointer<uint16_t>(values));
+      }))
+      .def("multiply", multiplied_by(&BlockHalf::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<ConvShape>(m, "ConvShape")
       .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
                        std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {

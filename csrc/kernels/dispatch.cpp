@@ -48,6 +48,10 @@ const ConvKernels& best_conv() { return *static_cast<const ConvKernels*>(best("c
 
 const ConvKernels& best_conv_bf16() { return *static_cast<const ConvKernels*>(best("conv_bf16", kAnyIsa).table); }
 
+const BlockHalfKernels& best_block_half() {
+  return *static_cast<const BlockHalfKernels*>(best("block_half", kAnyIsa).table);
+}
+
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
 }

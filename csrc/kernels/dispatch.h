@@ -10,6 +10,7 @@
 #include "kernels/bitmask.h"
 #include "kernels/block_csr.h"
 #include "kernels/block_grad.h"
+#include "kernels/block_half.h"
 #include "kernels/conv.h"
 #include "kernels/csr.h"
 #include "kernels/probe.h"
@@ -23,6 +24,7 @@ const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
+const BlockHalfKernels& best_block_half();
 // `most` lowers the limit further, for blocks too short to fill wide vectors.
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);

@@ -10,7 +10,7 @@ from sparsekit.kernels.conv_prepacked import PREPACKED_CONV_KERNELS
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem
 from sparsekit.kernels.cuda import CUDA_KERNELS
-from sparsekit.kernels.native import NATIVE_CONV_KERNELS, NATIVE_GRADIENT_KERNELS, NATIVE_KERNELS
+from sparsekit.kernels.native import NATIVE_CONV_KERNELS, NATIVE_GRADIENT_KERNELS, NATIVE_HALF_KERNELS, NATIVE_KERNELS
 from sparsekit.kernels.prepacked import PREPACKED_KERNELS
 from sparsekit.kernels.reference import REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS
 from sparsekit.kernels.triton import TRITON_CONV_KERNELS, TRITON_GRADIENT_KERNELS, TRITON_KERNELS
@@ -19,6 +19,7 @@ KERNELS: tuple[Kernel, ...] = (
     *CUDA_KERNELS,
     *TRITON_KERNELS,
     *NATIVE_KERNELS,
+    *NATIVE_HALF_KERNELS,
     *REFERENCE_KERNELS,
     *PREPACKED_KERNELS,
 )

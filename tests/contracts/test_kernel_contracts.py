@@ -19,7 +19,7 @@ def test_names_tell_format_operation_and_backend_and_are_unique():
     names = [kernel.name for kernel in KERNELS]
     assert len(set(names)) == len(names)
     for kernel in KERNELS:
-        backends = "native|reference|onednn|mkl|triton|cuda|cusparselt"
+        backends = "native(_bf16|_half)?|reference|onednn|mkl|triton|cuda|cusparselt"
         assert re.fullmatch(rf"{kernel.format.name}_(mv|mm|linear)_({backends})", kernel.name)
 
 
@@ -27,7 +27,7 @@ def test_every_format_has_a_reference_that_comes_after_the_sparse_kernels():
     assert {kernel.format for kernel in REFERENCE_KERNELS} == set(FORMATS)
     order = {kernel.name: at for at, kernel in enumerate(KERNELS)}
     for kernel in KERNELS:
-        if kernel.name.endswith(("native", "triton", "cuda", "cusparselt")):
+        if kernel.name.endswith(("native", "bf16", "half", "triton", "cuda", "cusparselt")):
             assert order[kernel.name] < order[f"{kernel.format.name}_linear_reference"]
 
 

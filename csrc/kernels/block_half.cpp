@@ -1,0 +1,112 @@
+#include "kernels/block_half.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/scratch.h"
+#include "core/threads.h"
+#include "kernels/dispatch.h"
+#include "kernels/offsets.h"
+
+namespace sparsekit {
+
+namespace {
+
+// Packed activations that stay in the second-level cache while the weight streams past.
+constexpr int64_t kChunkBytes = 512 << 10;
+// Outputs whose sums are finished together: a call for each token is shared by them, and their lines are written whole.
+constexpr int64_t kOutputs = 128;
+// Work of a block row beside its words, in words.
+constexpr int64_t kRowCost = 4;
+
+int64_t rounded_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// Calls each(column, values of its outputs) for the columns of the blocks [from, to).
+template <class Each>
+void for_columns(const BlockPlaces& places, int64_t from, int64_t to, const uint16_t* values, Each each) {
+  for (int64_t b = from; b < to; ++b) {
+    const int64_t first = places.indices[b] * places.block_columns;
+    for (int64_t k = 0; k < places.block_columns && first + k < places.columns; ++k)
+      each(first + k, values + (b * places.block_columns + k) * places.block_rows);
+  }
+}
+
+}  // namespace
+
+BlockHalf::BlockHalf(const BlockPlaces& places, const uint16_t* values)
+    : rows_(places.rows),
+      columns_(places.columns),
+      block_rows_(places.block_rows),
+      kernels_(&best_block_half()),
+      activations_(&best_activation()) {
+  check(columns_ <= kMostHalfColumns, "block_csr: expected at most " + std::to_string(kMostHalfColumns) +
+                                          " columns, got " + std::to_string(columns_));
+  lanes_ = rounded_up(std::min(block_rows_, std::max<int64_t>(rows_, 1)), kernels_->width);
+  fill(places, checked_blocks("block_csr", places), values);
+}
+
+void BlockHalf::fill(const BlockPlaces& places, const std::vector<int64_t>& blocks, const uint16_t* values) {
+  offsets_.push_back(0);
+  for (std::size_t row = 0; row + 1 < blocks.size(); ++row) {
+    for_columns(places, blocks[row], blocks[row + 1], values, [&](int64_t column, const uint16_t*) {
+      const auto word = static_cast<uint16_t>(column / 2);
+      if (static_cast<int64_t>(words_.size()) == offsets_.back() || words_.back() != word) words_.push_back(word);
+    });
+    offsets_.push_back(static_cast<int64_t>(words_.size()));
+  }
+  weights_ = Aligned<float>(words_.size() * static_cast<std::size_t>(lanes_));
+  uint16_t* halves = reinterpret_cast<uint16_t*>(weights_.data());
+  for (std::size_t row = 0; row + 1 < blocks.size(); ++row) {
+    const int64_t count = offsets_[row + 1] - offsets_[row];
+    const int64_t height = std::min(block_rows_, rows_ - static_cast<int64_t>(row) * block_rows_);
+    const uint16_t* word = words_.data() + offsets_[row];
+    for_columns(places, blocks[row], blocks[row + 1], values, [&](int64_t column, const uint16_t* from) {
+      while (*word != column / 2) ++word;
+      const int64_t place = word - words_.data() - offsets_[row];
+      for (int64_t lane = 0; lane < height;) {
+        const int64_t wide = std::min<int64_t>(lanes_ - lane, kernels_->vectors * kernels_->width);
+        uint16_t* to = halves + 2 * (offsets_[row] * lanes_ + lane * count + place * wide) + column % 2;
+        for (int64_t i = 0; i < wide && lane + i < height; ++i) to[2 * i] = from[lane + i];
+        lane += wide;
+      }
+    });
+  }
+}
+
+void BlockHalf::multiply(const HalfProduct& product) const {
+  const int64_t most = kernels_->sums / std::min<int64_t>(lanes_ / kernels_->width, kernels_->vectors);
+  const int64_t words = (columns_ + 1) / 2;
+  const int64_t word_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(words, 1);
+  const int64_t chunk = std::max<int64_t>(most, kChunkBytes / word_bytes / most * most);
+  const int64_t chunks = (product.batch + chunk - 1) / chunk;
+  const int64_t together = std::max<int64_t>(1, kOutputs / block_rows_);
+  const int64_t stride = rounded_up(together * std::min(block_rows_, lanes_) + kernels_->width, 16);
+  const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
+  const BlockHalfView w = {block_rows_, lanes_, weights_.data(), words_.data(), offsets_.data()};
+  const int64_t work = (offsets_.back() + kRowCost * block_rows) * lanes_ * product.batch;
+  parallel(work, chunks * block_rows, [&](int part, int parts) {
+    static thread_local Scratch scratch;
+    float* sums = scratch.floats(static_cast<std::size_t>(most * stride + chunk * words + kernels_->width));
+    float* panels = sums + most * stride;
+    share_panels(offsets_, kRowCost, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
+      const int64_t first = c * chunk;
+      const int64_t tokens = std::min(chunk, product.batch - first);
+      const int64_t shares = (tokens + most - 1) / most;  // panels of equal size, or nearly so
+      const auto share = [&](int64_t i) { return tokens * i / shares; };
+      for (int64_t i = 0; i < shares; ++i)
+        kernels_->pack(product, columns_, first + share(i), share(i + 1) - share(i), panels + share(i) * words);
+      for (int64_t row = begin; row < end; row += together) {
+        const int64_t last = std::min(end, row + together);
+        for (int64_t i = 0; i < shares; ++i) {
+          const int64_t count = share(i + 1) - share(i);
+          kernels_->multiply(w, panels + share(i) * words, count, row, last, sums, stride);
+          for (int64_t m = 0; m < count; ++m)
+            product.finish(*activations_, rows_, first + share(i) + m, row * block_rows_,
+                           std::min(last * block_rows_, rows_), sums + m * stride);
+        }
+      }
+    });
+  });
+}
+
+}  // namespace sparsekit
