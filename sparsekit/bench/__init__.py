@@ -1,6 +1,7 @@
 """Benchmarks: problems times kernels, each checked for correctness before it is timed."""
 
 from sparsekit.bench.conv import run_conv
+from sparsekit.bench.encoders import engines_here, run_encoders
 from sparsekit.bench.linear import run_linear
 from sparsekit.bench.model import run_models
 from sparsekit.bench.network import run_networks
@@ -15,6 +16,7 @@ from sparsekit.bench.problems import (
     TRAINING_PROBLEMS,
     ConvCase,
     ConvLayer,
+    EncoderCase,
     LinearProblem,
     ModelCase,
     NetworkCase,
@@ -33,11 +35,14 @@ __all__ = [
     "TRAINING_PROBLEMS",
     "ConvCase",
     "ConvLayer",
+    "EncoderCase",
     "LinearProblem",
     "ModelCase",
     "NetworkCase",
     "Results",
+    "engines_here",
     "run_conv",
+    "run_encoders",
     "run_linear",
     "run_models",
     "run_networks",
