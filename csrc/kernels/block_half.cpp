@@ -13,7 +13,7 @@ namespace sparsekit {
 namespace {
 
 // Packed activations that stay in the second-level cache while the weight streams past.
-constexpr int64_t kChunkBytes = 512 << 10;
+constexpr int64_t kChunkBytes = 256 << 10;
 // Outputs whose sums are finished together: a call for each token is shared by them, and their lines are written whole.
 constexpr int64_t kOutputs = 128;
 // Work of a block row beside its words, in words.

@@ -39,9 +39,8 @@ SPARSEKIT_INLINE void add_word(const Strip& strip, int64_t at, const float* pane
   }
   SPARSEKIT_UNROLL
   for (int t = 0; t < kTokens; ++t) {
-    const Vec activation = Simd::set1(x[t]);
     SPARSEKIT_UNROLL
-    for (int v = 0; v < kVectors; ++v) sum[t][v] = Simd::mac_pairs(weight[v], activation, sum[t][v]);
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = Simd::mac_pair(weight[v], x + t, sum[t][v]);
   }
 }
 

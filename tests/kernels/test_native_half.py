@@ -15,10 +15,10 @@ from sparsekit.errors import FormatError
 from sparsekit.formats import BlockCSR
 from sparsekit.kernels import KERNELS, Problem, choose
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
-from sparsekit.kernels.native import describe, extension
+from sparsekit.kernels.native import NATIVE_HALF_KERNELS, describe, extension
 from sparsekit.kernels.native.block_half import BLOCK_CSR_MM_BF16, MOST_COLUMNS
 from sparsekit.mask import Mask
-from sparsekit.patterns import Block
+from sparsekit.patterns import Block, Unstructured
 from tests.kernels.test_extension import Guarded
 from tests.kernels.test_native import BLOCKS, LAYOUTS
 from tests.numerics import assert_product, assert_within, bound_of
@@ -26,6 +26,7 @@ from tests.weights import SPECIAL, random_mask, random_weight, seeds
 
 HALF = torch.bfloat16
 ISAS = ("scalar", "avx2", "avx512", "avx512bf16")
+WIDENED = [kernel for kernel in NATIVE_HALF_KERNELS if kernel.name.endswith("_half")]
 SIDES = [*BLOCKS, (16, 2), (32, 1), (32, 32), (3, 16), (24, 6), (100, 2)]
 every_isa = pytest.mark.parametrize("isa", ISAS)
 
@@ -220,3 +221,59 @@ def test_bfloat16_blocks_have_a_kernel_of_their_own():
     assert (
         str(BLOCK_CSR_MM_BF16.refuses(Problem(pack(random_weight((8, 8)), 0.5), 5))) == "it runs bfloat16, not float32"
     )
+
+
+def pack_for(kernel, weight, sparsity, seed=0):
+    pattern = Block(4, 4) if kernel.format is BlockCSR else Unstructured()
+    return kernel.format.pack(weight, random_mask(tuple(weight.shape), pattern, sparsity, seed))
+
+
+@pytest.mark.parametrize("kernel", WIDENED, ids=lambda k: k.name)
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(0, 20), st.integers(0, 40), st.integers(0, 40)),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    options=st.tuples(st.sampled_from([0.0, 0.5, 1.0]), seeds, st.booleans(), st.booleans()),
+)
+def test_sixteen_bits_by_way_of_fp32(kernel, sizes, dtype, options):
+    (batch, rows, columns), (sparsity, seed, with_bias, strided) = sizes, options
+    packed = pack_for(kernel, random_weight((rows, columns), dtype, seed), sparsity, seed)
+    if kernel.refuses(Problem(packed, batch)) is not None:
+        return
+    x = random_weight((batch, columns), dtype, seed + 1)
+    x = x.T.contiguous().T if strided else x
+    bias = random_weight((rows,), dtype, seed + 2) if with_bias else None
+    y = kernel.bind(packed)(x, bias)
+    assert_product(y, x, packed.unpack(), bias)
+    # one rounding of a sum in fp32
+    exact = x.double() @ packed.unpack().double().T + (0.0 if bias is None else bias.double())
+    scale = x.double().abs() @ packed.unpack().double().abs().T + (0.0 if bias is None else bias.double().abs())
+    limits = torch.finfo(dtype)
+    assert_within(y, exact, bound_of(scale, columns, torch.float32) + exact.abs() * limits.eps / 2 + limits.tiny)
+
+
+@pytest.mark.parametrize("kernel", WIDENED, ids=lambda k: k.name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_follows_is_computed_in_fp32(kernel, dtype):
+    packed, x = pack_for(kernel, random_weight((40, 24), dtype), 0.5), random_weight((3, 24), dtype, 1)
+    bias, residual = random_weight((40,), dtype, 2), random_weight((3, 40), dtype, 3)
+    exact = APPLY["gelu"](x.double() @ packed.unpack().double().T + bias.double()) + residual.double()
+    y = kernel.bind(packed, "gelu")(x, bias, residual)
+    assert_within(y, exact, exact.abs() * torch.finfo(dtype).eps / 2 + 3e-5)
+
+
+@pytest.mark.parametrize("kernel", WIDENED, ids=lambda k: k.name)
+def test_conversion_is_offered_for_sixteen_bits_alone(kernel):
+    wide = pack_for(kernel, random_weight((8, 8)), 0.5)
+    assert str(kernel.refuses(Problem(wide, 2))) == "it runs bfloat16 and float16, not float32"
+    names = [k.name for k in KERNELS if k.format is kernel.format]
+    assert names.index(kernel.name) > names.index(kernel.name.removesuffix("_half"))
+    if "_mv_" in kernel.name:
+        packed = pack_for(kernel, half(8, 8), 0.5)
+        assert str(kernel.refuses(Problem(packed, 50))) == "it runs batches up to 4, not 50"
+
+
+def test_without_the_extension_nothing_is_converted(monkeypatch):
+    monkeypatch.setattr(extension, "MODULE", None)
+    for kernel in NATIVE_HALF_KERNELS:
+        assert kernel.refuses(Problem(pack_for(kernel, half(8, 8), 0.5), 2)) is not None
