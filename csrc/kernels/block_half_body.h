@@ -134,6 +134,7 @@ void pack(const HalfProduct& product, int64_t columns, int64_t first, int64_t to
   }
 }
 
-constexpr sparsekit::BlockHalfKernels kBlockHalfKernels = {kWidth, kStripVectors, kSums, pack, multiply};
+constexpr sparsekit::BlockHalfKernels kBlockHalfKernels = {kWidth,  kStripVectors, kSums, 1,
+                                                           nullptr, nullptr,       pack,  multiply};
 
 }  // namespace

@@ -24,10 +24,13 @@ const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
-const BlockHalfKernels& best_block_half();
+const BlockHalfKernels& best_block_half(Isa most);
 // `most` lowers the limit further, for blocks too short to fill wide vectors.
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
+
+// Why AMX is not used on this machine, or "".
+std::string amx_refusal();
 
 // (stem, instruction set) of every line that was built, in the order of preference.
 std::vector<std::pair<std::string, std::string>> built_kernels();

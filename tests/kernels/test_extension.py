@@ -159,7 +159,7 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, mon
 
 def test_an_unknown_instruction_set_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("SPARSEKIT_ISA", "sse9")
-    message = "SPARSEKIT_ISA: expected one of scalar, avx2, avx512, avx512vpopcntdq, avx512bf16, got 'sse9'"
+    message = "SPARSEKIT_ISA: expected one of scalar, avx2, avx512, avx512vpopcntdq, avx512bf16, amx, got 'sse9'"
     model, x = nn.Sequential(nn.Linear(20, 12)), torch.zeros(3, 20)
     for call in (
         lambda: sk.plan(model, x),
@@ -195,7 +195,7 @@ def test_without_the_extension_native_kernels_refuse_and_the_rest_works():
             choose(Problem(packed, 1), NATIVE_KERNELS)
         x = random_weight((3, 20))
         assert_product(SparseLinear.from_packed(packed)(x), x, packed.unpack())
-    assert describe() == {"built": {}, "in_use": {}, "cpu_features": [], "reason": extension.WHY_NOT}
+    assert describe() == {"built": {}, "in_use": {}, "cpu_features": [], "amx": "", "reason": extension.WHY_NOT}
     assert measured_peaks(1) == {}
 
 

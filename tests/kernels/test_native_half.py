@@ -16,6 +16,7 @@ from sparsekit.formats import BlockCSR
 from sparsekit.kernels import KERNELS, Problem, choose
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.kernels.native import NATIVE_HALF_KERNELS, describe, extension
+from sparsekit.kernels.native.block_csr import places_of
 from sparsekit.kernels.native.block_half import BLOCK_CSR_MM_BF16, MOST_COLUMNS
 from sparsekit.mask import Mask
 from sparsekit.patterns import Block, Unstructured
@@ -25,7 +26,8 @@ from tests.numerics import assert_product, assert_within, bound_of
 from tests.weights import SPECIAL, random_mask, random_weight, seeds
 
 HALF = torch.bfloat16
-ISAS = ("scalar", "avx2", "avx512", "avx512bf16")
+EMULATED = "emulated amx"  # the kernel for tiles, on any processor
+ISAS = ("scalar", "avx2", "avx512", "avx512bf16", "amx", EMULATED)
 WIDENED = [kernel for kernel in NATIVE_HALF_KERNELS if kernel.name.endswith("_half")]
 SIDES = [*BLOCKS, (16, 2), (32, 1), (32, 32), (3, 16), (24, 6), (100, 2)]
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -33,18 +35,26 @@ every_isa = pytest.mark.parametrize("isa", ISAS)
 
 @contextmanager
 def running(isa, threads=1):
-    """Bind and run with ``isa`` and ``threads``; skip where the processor or the build has not got it."""
+    """Yield what binds for ``isa``, with ``threads``; skip where the processor or the build has not got it."""
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEKIT_ISA", isa)
-        in_use = describe()["in_use"].get("block_half")
-        if in_use != isa:
-            pytest.skip(f"block_half runs as {in_use} here, not as {isa}")
+        if isa != EMULATED:
+            patch.setenv("SPARSEKIT_ISA", isa)
+            in_use = describe()["in_use"].get("block_half")
+            if in_use != isa:
+                pytest.skip(f"block_half runs as {in_use} here, not as {isa}")
         torch.set_num_threads(threads)
         try:
-            yield
+            yield bind_emulated if isa == EMULATED else BLOCK_CSR_MM_BF16.bind
         finally:
             torch.set_num_threads(before)
+
+
+def bind_emulated(packed, activation="none"):
+    packed = extension.laid_out(packed)
+    places = extension.build("BlockPlaces", *places_of(packed))
+    native = extension.build("BlockHalf", places, extension.pointer(packed.values), True)
+    return extension.multiply_with(native, packed.rows, activation)
 
 
 def pack(weight, sparsity, block=(16, 16), seed=0):
@@ -55,12 +65,12 @@ def half(*shape, seed=0):
     return random_weight(shape, HALF, seed)
 
 
-def check(packed, x, bias=None):
-    assert_product(BLOCK_CSR_MM_BF16.bind(packed)(x, bias), x, packed.unpack(), bias)
+def check(bind, packed, x, bias=None):
+    assert_product(bind(packed)(x, bias), x, packed.unpack(), bias)
 
 
 @every_isa
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     sizes=st.tuples(st.integers(0, 60), st.integers(0, 150), st.integers(0, 150)),
     block=st.sampled_from(SIDES),
@@ -69,10 +79,10 @@ def check(packed, x, bias=None):
 )
 def test_product(isa, sizes, block, layout, options):
     (batch, rows, columns), (sparsity, seed, with_bias, threads) = sizes, options
-    with running(isa, threads):
+    with running(isa, threads) as bind:
         packed = pack(half(rows, columns, seed=seed), sparsity, block, seed)
         bias = half(rows, seed=seed + 1) if with_bias else None
-        check(packed, LAYOUTS[layout](batch, columns).to(HALF), bias)
+        check(bind, packed, LAYOUTS[layout](batch, columns).to(HALF), bias)
 
 
 @every_isa
@@ -80,18 +90,18 @@ def test_inputs_of_any_strides_and_negated_ones(isa):
     """A change of dtype drops most strides of ``LAYOUTS``: here are some in bfloat16 itself."""
     views = [half(3, 51)[:, 1:49], half(3, 97)[:, :96:2], half(48, 3).T, half(1, 48).expand(3, 48)]
     views += [half(145)[1:].view(3, 48), half(29, 49)[:, :48], torch._neg_view(half(3, 48))]
-    with running(isa):
+    with running(isa) as bind:
         for x in views:
-            check(pack(half(40, 48), 0.5, (8, 4)), x, half(80)[::2])
+            check(bind, pack(half(40, 48), 0.5, (8, 4)), x, half(80)[::2])
 
 
 @every_isa
 @pytest.mark.parametrize("columns", [1, 13, 66])
 @pytest.mark.parametrize("block", [(5, 3), (16, 1), (48, 2)], ids=str)
 def test_every_batch_size_and_its_tails(isa, columns, block):
-    with running(isa):
+    with running(isa) as bind:
         packed = pack(half(53, columns), 0.4, block)
-        multiply, weight, bias = BLOCK_CSR_MM_BF16.bind(packed), packed.unpack(), half(53)
+        multiply, weight, bias = bind(packed), packed.unpack(), half(53)
         for batch in (*range(53), 79, 80, 96, 127, 130):
             x = half(batch, columns, seed=batch)
             assert_product(multiply(x, bias), x, weight, bias)
@@ -101,9 +111,9 @@ def test_every_batch_size_and_its_tails(isa, columns, block):
 @pytest.mark.parametrize("block", SIDES, ids=str)
 @pytest.mark.parametrize("shape", [(128, 192), (65, 67), (23, 5)], ids=str)
 def test_every_block_shape(isa, block, shape):
-    with running(isa):
+    with running(isa) as bind:
         for batch, sparsity in itertools.product((1, 2, 9, 37), (0.0, 0.6)):
-            check(pack(half(*shape), sparsity, block), half(batch, shape[1]), half(shape[0]))
+            check(bind, pack(half(*shape), sparsity, block), half(batch, shape[1]), half(shape[0]))
 
 
 @every_isa
@@ -113,8 +123,8 @@ def test_the_result_is_rounded_once_whatever_follows(isa):
     sums = x.double() @ packed.unpack().double().T + bias.double()
     scale = x.double().abs() @ packed.unpack().double().abs().T + bias.double().abs()
     for activation, added in itertools.product(ACTIVATIONS, (None, residual)):
-        with running(isa):
-            y = BLOCK_CSR_MM_BF16.bind(packed, activation)(x, bias, *(() if added is None else (added,)))
+        with running(isa) as bind:
+            y = bind(packed, activation)(x, bias, *(() if added is None else (added,)))
         active = APPLY[activation](sums)
         exact = active + (0.0 if added is None else added.double())
         # An activation passes on at most 1.13 of an error, gelu is right to 3e-4 of itself; all else is fp32, but for
@@ -128,9 +138,9 @@ def test_nan_infinity_and_zeros_of_both_signs_in_the_weight(isa):
     weight = half(len(SPECIAL) * 8, 40)
     for row, value in enumerate(torch.tensor(SPECIAL).repeat_interleave(7)):
         weight[row + row // 7, (5 * row) % 40] = value
-    with running(isa):
+    with running(isa) as bind:
         for sparsity, batch, block in itertools.product((0.0, 0.5), (1, 3, 20), ((8, 4), (16, 1))):
-            check(pack(weight, sparsity, block), half(batch, 40))
+            check(bind, pack(weight, sparsity, block), half(batch, 40))
 
 
 @every_isa
@@ -138,8 +148,8 @@ def test_subnormals_are_zero_or_themselves(isa):
     """The instruction for pairs takes them for 0; either is within one smallest normal number for each product."""
     tiny = torch.finfo(HALF).tiny
     weight, x = torch.full((33, 40), tiny / 8, dtype=HALF), half(5, 40)
-    with running(isa):
-        y = BLOCK_CSR_MM_BF16.bind(pack(weight, 0.0, (8, 4)))(x, None)
+    with running(isa) as bind:
+        y = bind(pack(weight, 0.0, (8, 4)))(x, None)
     assert bool(
         ((y.double() - x.double() @ weight.double().T).abs() <= tiny / 8 * x.double().abs().sum(1)[:, None]).all()
     )
@@ -153,9 +163,9 @@ def test_what_lies_beside_a_word_or_the_matrix_does_not_reach_the_result(isa):
     packed = BlockCSR.pack(half(20, 7), Mask(keep, Block(16, 1)))
     x = torch.full((30, 9), float("nan"), dtype=HALF)[:, :7]
     x[:] = half(30, 7)
-    with running(isa):
+    with running(isa) as bind:
         for batch in (1, 5, 30):
-            check(packed, x[:batch], half(20))
+            check(bind, packed, x[:batch], half(20))
 
 
 @every_isa
@@ -165,25 +175,25 @@ def test_two_threads_share_out_all_rows(isa):
     empty_ends = one_long_row.clone()
     empty_ends[:40] = empty_ends[300:] = False
     for keep, batch, threads in itertools.product((one_long_row, empty_ends), (4, 70), (1, 2, 5)):
-        with running(isa, threads):
-            check(BlockCSR.pack(half(400, 256), Mask(keep, Block(4, 4))), half(batch, 256), half(400))
+        with running(isa, threads) as bind:
+            check(bind, BlockCSR.pack(half(400, 256), Mask(keep, Block(4, 4))), half(batch, 256), half(400))
 
 
 @every_isa
 def test_wide_weights_take_several_chunks_and_too_wide_ones_are_refused(isa):
-    with running(isa, threads=2):
-        check(pack(half(32, 30_001), 0.9), half(50, 30_001))
-        check(pack(half(16, MOST_COLUMNS), 0.99), half(2, MOST_COLUMNS))
-    wide = pack(half(2, MOST_COLUMNS + 1), 0.999, (1, 1))
+    with running(isa, threads=2) as bind:
+        check(bind, pack(half(20, 15_001), 0.9), half(50, 15_001))
+        check(bind, pack(half(2, MOST_COLUMNS), 0.99, (2, 16)), half(2, MOST_COLUMNS))
+    wide = pack(half(2, MOST_COLUMNS + 1), 0.999, (2, 16))
     assert "131072 columns" in str(BLOCK_CSR_MM_BF16.refuses(Problem(wide, 4)))
-    with running(isa), pytest.raises(FormatError, match="at most 131072 columns, got 131073"):
-        BLOCK_CSR_MM_BF16.bind(wide)
+    with running(isa) as bind, pytest.raises(FormatError, match="at most 131072 columns, got 131073"):
+        bind(wide)
 
 
 @every_isa
 def test_several_python_threads_at_once(isa):
-    with running(isa):
-        multiply, weight = BLOCK_CSR_MM_BF16.bind(packed := pack(half(96, 80), 0.5)), packed.unpack()
+    with running(isa) as bind:
+        multiply, weight = bind(packed := pack(half(96, 80), 0.5)), packed.unpack()
         inputs = [half(1 + 7 * i, 80, seed=i) for i in range(6)] * 4
         with ThreadPoolExecutor(4) as pool:
             for x, y in zip(inputs, pool.map(lambda x: multiply(x, None), inputs)):
@@ -198,8 +208,8 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(isa, columns, monkeypatch
     for sparsity, block in itertools.product((0.0, 0.5), ((4, 4), (16, 1), (40, 3))):
         packed = pack(half(36, columns), sparsity, block)
         parts = {name: guarded.at_the_end(tensor) for name, tensor in packed.tensors().items()}
-        with running(isa):
-            native = BLOCK_CSR_MM_BF16.bind(packed.from_parts(parts, packed.integers()))
+        with running(isa) as bind:
+            native = bind(packed.from_parts(parts, packed.integers()))
         bias = guarded.at_the_end(half(36))
         for batch in (1, 3, 29):
             x, y = guarded.at_the_end(half(batch, columns)), guarded.at_the_end(torch.zeros(batch, 36, dtype=HALF))
@@ -207,6 +217,12 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(isa, columns, monkeypatch
             operands = (x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr())
             native.multiply(*operands, 0, residual.data_ptr())
             assert_product(y, x, packed.unpack(), bias)
+
+
+def test_amx_is_used_or_refused_in_a_sentence():
+    refusal = describe()["amx"]
+    assert (describe()["in_use"]["block_half"] == "amx") == (refusal == "")
+    assert refusal == "" or len(refusal.split()) > 4
 
 
 def test_damaged_parts_are_refused():

@@ -120,19 +120,21 @@ def describe() -> dict[str, Any]:
     """What this build and this processor offer.
 
     Returns:
-        ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``, and
-        ``reason``, the sentence that says why there are no native kernels, or "".
+        ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``,
+        ``amx``, the sentence that says why AMX is not used, or "", and ``reason``, the one why there are no native
+        kernels, or "".
 
     Raises:
         KernelError: ``SPARSEKIT_ISA`` is no instruction set.
     """
     if MODULE is None:
-        return {"built": {}, "in_use": {}, "cpu_features": [], "reason": WHY_NOT}
+        return {"built": {}, "in_use": {}, "cpu_features": [], "amx": "", "reason": WHY_NOT}
     built: dict[str, list[str]] = {}
     for stem, isa in MODULE.built_kernels():
         built.setdefault(stem, []).append(isa)
     in_use = {stem: isa_of(stem) for stem in built}
-    return {"built": built, "in_use": in_use, "cpu_features": MODULE.cpu_features(), "reason": ""}
+    found = {"cpu_features": MODULE.cpu_features(), "amx": MODULE.amx_refusal(), "reason": ""}
+    return {"built": built, "in_use": in_use, **found}
 
 
 def measured_peaks(threads: int) -> dict[str, float]:
