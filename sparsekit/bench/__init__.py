@@ -2,6 +2,7 @@
 
 from sparsekit.bench.choice import DENSE, run
 from sparsekit.bench.conv import run_conv
+from sparsekit.bench.encoders import engines_here, run_encoders
 from sparsekit.bench.linear import run_linear
 from sparsekit.bench.linear_problems import PROBLEMS, QUICK_PROBLEMS
 from sparsekit.bench.model import run_models
@@ -16,6 +17,7 @@ from sparsekit.bench.problems import (
     TRAINING_PROBLEMS,
     ConvCase,
     ConvLayer,
+    EncoderCase,
     LinearProblem,
     ModelCase,
     NetworkCase,
@@ -35,6 +37,7 @@ __all__ = [
     "TRAINING_PROBLEMS",
     "ConvCase",
     "ConvLayer",
+    "EncoderCase",
     "LinearProblem",
     "ModelCase",
     "NetworkCase",
@@ -42,8 +45,10 @@ __all__ = [
     "Results",
     "Row",
     "draw_linear",
+    "engines_here",
     "run",
     "run_conv",
+    "run_encoders",
     "run_linear",
     "run_models",
     "run_networks",

@@ -41,5 +41,6 @@ def run(what: str, quick: bool, minutes: float | None, tell: Tell, output: Path 
             Results(tuple(rows)).save(output)
         rows += [] if quick else parts.run_networks(parts.NETWORK_CASES, tell)
     else:
+        notes.peers.update(parts.engines_here())
         rows += parts.run_models(parts.MODEL_CASES[:1] if quick else parts.MODEL_CASES, tell)
     return Results(tuple(rows), notes)

@@ -55,6 +55,26 @@ class ModelCase:
 
 
 @dataclass(frozen=True)
+class EncoderCase:
+    """A text encoder at 8 x 128 tokens in bfloat16, pruned by magnitude in every encoder Linear.
+
+    Args:
+        encoder: "MiniLM", or "BERT-base" for one of its shape with random weights.
+        pattern: how the weights are pruned.
+        sparsity: fraction of zeros.
+        floor: the speedup over the fastest dense way in floating numbers that ``compile`` within ``torch.compile``
+            promises on processors with AMX.
+        threads: numbers of threads to run on.
+    """
+
+    encoder: str
+    pattern: Pattern
+    sparsity: float
+    floor: float
+    threads: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
 class ConvLayer:
     """A convolution with bias whose padding keeps the size at a stride of 1.
 
@@ -133,7 +153,11 @@ TRAINING_PROBLEMS = tuple(
     for sides, floor in (((16, 16), 4.0), ((32, 32), 1.0), ((16, 1), 1.0))
 )
 QUICK_TRAINING_PROBLEMS = (LinearProblem(512, 2048, 2048, Block(16, 16), {0.8: 1.0, 0.9: 4.0}, (1,)),)
-MODEL_CASES = (ModelCase(0.9, 2.2), ModelCase(0.2, 0.97), ModelCase(0.0, 0.97))
+MODEL_CASES: tuple[ModelCase | EncoderCase, ...] = (
+    *(ModelCase(0.9, 2.2), ModelCase(0.2, 0.97), ModelCase(0.0, 0.97)),
+    *(EncoderCase("MiniLM", Block(32, 32), 0.8, 1.35), EncoderCase("MiniLM", Block(32, 32), 0.9, 1.5)),
+    *(EncoderCase("BERT-base", Block(32, 32), 0.8, 1.6), EncoderCase("BERT-base", Block(32, 32), 0.9, 2.0)),
+)
 CONV_1X1 = (ConvLayer(256, 1024, 1, 14), ConvLayer(1024, 256, 1, 14))
 CONV_3X3 = (
     ConvLayer(64, 64, 3, 56),

@@ -47,6 +47,10 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
         x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
         for stored in (bias, bias.repeat_interleave(2)[::2]):
             assert_product(kernel.bind(packed)(x, stored), x, weight * mask.keep, bias)
+        residual = torch.randn(14, batch).to(dtype).T
+        y = kernel.bind_with(packed, "none")(x, bias, residual)
+        inputs = torch.cat([x, residual], 1)  # a residual is one more product, by the identity
+        assert_product(y, inputs, torch.cat([weight * mask.keep, torch.eye(14).to(dtype)], 1), bias)
 
 
 def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():

@@ -152,8 +152,9 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, mon
         bias = guarded.at_the_end(random_weight((36,)))
         for batch in (1, 3, 19):
             x, y = guarded.at_the_end(random_weight((batch, columns))), guarded.at_the_end(torch.zeros(batch, 36))
-            for activation in (ACTIVATIONS.index("gelu"), 0):
-                native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr(), activation)
+            residual = guarded.at_the_end(torch.zeros(batch, 36))
+            for activation, added in ((ACTIVATIONS.index("gelu"), 0), (0, residual.data_ptr())):
+                native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr(), activation, added)
             assert_product(y, x, packed.unpack(), bias)
 
 

@@ -125,9 +125,12 @@ def test_the_result_is_rounded_once_whatever_follows(isa):
     for activation, added in itertools.product(ACTIVATIONS, (None, residual)):
         with running(isa) as bind:
             y = bind(packed, activation)(x, bias, *(() if added is None else (added,)))
-        exact = APPLY[activation](sums) + (0.0 if added is None else added.double())
-        # An activation passes on at most 1.13 of an error; all else is fp32, but for the one rounding to 8 bits.
-        assert_within(y, exact, 1.13 * bound_of(scale, 40, torch.float32) + exact.abs() / 256 + 3e-6 * sums.abs())
+        active = APPLY[activation](sums)
+        exact = active + (0.0 if added is None else added.double())
+        # An activation passes on at most 1.13 of an error, gelu is right to 3e-4 of itself; all else is fp32, but for
+        # the one rounding to 8 bits.
+        own = 3e-4 * active.abs() if activation == "gelu" else 3e-6 * sums.abs()
+        assert_within(y, exact, 1.13 * bound_of(scale, 40, torch.float32) + exact.abs() / 256 + own)
 
 
 @every_isa

@@ -29,6 +29,6 @@ def _refuses(problem: Problem) -> Refusal | None:
     return extension.refuses(problem, torch.bfloat16)
 
 
-BLOCK_CSR_MM_BF16 = Kernel("block_csr_mm_native_bf16", BlockCSR, _refuses, _bind, ACTIVATIONS)
+BLOCK_CSR_MM_BF16 = Kernel("block_csr_mm_native_bf16", BlockCSR, _refuses, _bind, ACTIVATIONS, adds_residual=True)
 """Cost: 2 FLOP per stored weight and token, near the machine's peak where blocks fill a vector of outputs and pairs of
 inputs; 2.1 bytes per stored weight where tokens are few. The weight is copied into the order in which it is read."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsekit.errors import FormatError, KernelError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.activation import ACTIVATIONS
-from sparsekit.kernels.base import Multiply, PackedProblem
+from sparsekit.kernels.base import MultiplyAdd, PackedProblem
 
 FormatT = TypeVar("FormatT", bound=Format)
 
@@ -82,7 +82,7 @@ def isa_of(stem: str) -> str:
         raise KernelError(str(error)) from error
 
 
-def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Multiply:
+def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> MultiplyAdd:
     """Wrap a native weight as ``multiply(x, bias, residual)``; ``keep`` are the tensors its pointers point into.
 
     ``residual`` ``(batch, rows)`` or None is added to the activated result.

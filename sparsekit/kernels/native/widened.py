@@ -42,7 +42,7 @@ def widened(kernel: Kernel) -> Kernel:
 
         return run
 
-    return Kernel(f"{kernel.name}_half", kernel.format, refuses, bind, kernel.activations)
+    return Kernel(f"{kernel.name}_half", kernel.format, refuses, bind, kernel.activations, kernel.adds_residual)
 
 
 def _wide(operand: Tensor | None) -> Tensor | None:
