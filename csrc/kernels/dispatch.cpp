@@ -40,6 +40,10 @@ const ActivationKernels& best_activation() {
 
 const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
 
+const CsrPanelsKernels& best_csr_panels() {
+  return *static_cast<const CsrPanelsKernels*>(best("csr_panels", kAnyIsa).table);
+}
+
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
