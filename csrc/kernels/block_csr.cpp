@@ -13,8 +13,9 @@ namespace sparsekit {
 
 namespace {
 
-// Packed activations that stay in the second-level cache while the weight streams past.
-constexpr int64_t kChunkBytes = 512 << 10;
+// Packed activations that stay in the second-level cache while the weight streams past: a quarter of it, or the weight
+// drives them out.
+constexpr int64_t kChunkBytes = 256 << 10;
 // Fewer tokens than this are read in place: so few rows of x never compete for one set of the first-level cache.
 constexpr int64_t kPackFrom = 9;
 
