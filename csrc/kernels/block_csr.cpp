@@ -53,7 +53,7 @@ void BlockCsr::multiply(const Product& product) const {
       }
       kernels_->multiply(w, product, panels, packed, first, tokens, begin, end);
       product.finish(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
-                       std::min(end * w.block_rows, w.rows));
+                     std::min(end * w.block_rows, w.rows));
     });
   });
 }
