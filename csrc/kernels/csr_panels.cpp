@@ -164,7 +164,11 @@ CsrChunk CsrLayout::chunk(int64_t block, int64_t index) const {
 }
 
 CsrPanels::CsrPanels(const CsrParts& parts)
-    : parts_(parts), offsets_(checked_csr(parts)), kernels_(&best_csr_panels()), activations_(&best_activation()) {
+    : parts_(parts),
+      offsets_(checked_csr(parts)),
+      kernels_(&best_csr_panels(Isa::avx512)),
+      short_kernels_(&best_csr_panels(Isa::avx2)),
+      activations_(&best_activation()) {
   const double cells = static_cast<double>(parts.rows) * static_cast<double>(parts.columns);
   const double density = cells > 0 ? static_cast<double>(parts.nnz) / cells : 1.0;
   const double share =
@@ -185,7 +189,8 @@ const CsrLayout& CsrPanels::layout_for(int64_t vectors) const {
 }
 
 void CsrPanels::multiply(const Product& product) const {
-  const int64_t lanes = kernels_->lanes;
+  const CsrPanelsKernels& kernels = product.batch <= short_kernels_->lanes ? *short_kernels_ : *kernels_;
+  const int64_t lanes = kernels.lanes;
   const int64_t vectors = (product.batch + lanes - 1) / lanes;
   const CsrLayout& layout = layout_for(vectors);
   const int64_t panels = (vectors + layout.most_vectors - 1) / layout.most_vectors;
@@ -198,28 +203,28 @@ void CsrPanels::multiply(const Product& product) const {
                    const int64_t from = vectors * p / panels, to = vectors * (p + 1) / panels;
                    const int64_t first = from * lanes, last = std::min(to * lanes, product.batch);
                    const CsrPanel panel = {nullptr, static_cast<int>(to - from), first, last - first};
-                   multiply_panel(layout, product, panel, begin, end);
+                   multiply_panel(kernels, layout, product, panel, begin, end);
                  });
   });
 }
 
-void CsrPanels::multiply_panel(const CsrLayout& layout, const Product& product, CsrPanel panel, int64_t begin,
-                               int64_t end) const {
+void CsrPanels::multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Product& product,
+                               CsrPanel panel, int64_t begin, int64_t end) const {
   static thread_local Scratch panel_scratch, sum_scratch;
-  const int64_t width = panel.vectors * kernels_->lanes;
+  const int64_t width = panel.vectors * kernels.lanes;
   float* x = panel_scratch.floats(static_cast<std::size_t>(layout.block_columns * width));
   const int64_t kept = layout.blocks > 1 ? end - begin : 1;  // chunks whose sums wait for the next block
   float* sums = sum_scratch.floats(static_cast<std::size_t>((kept * kChunkRows + kSpareRows) * width));
   panel.x = x;
   for (int64_t block = 0; block < layout.blocks; ++block) {
     const int64_t column = block * layout.block_columns;
-    kernels_->pack(product, column, std::min(layout.block_columns, parts_.columns - column), panel, x);
+    kernels.pack(product, column, std::min(layout.block_columns, parts_.columns - column), panel, x);
     for (int64_t c = begin; c < end; ++c) {
       const CsrChunk chunk = layout.chunk(block, c);
       float* own = sums + (c - begin) % kept * kChunkRows * width;
-      kernels_->multiply(chunk, panel, product.bias, block == 0, own);
+      kernels.multiply(chunk, panel, product.bias, block == 0, own);
       if (block + 1 < layout.blocks) continue;
-      kernels_->store(chunk, panel, product, parts_.rows, own);
+      kernels.store(chunk, panel, product, parts_.rows, own);
       product.finish(*activations_, parts_.rows, panel.first, panel.first + panel.tokens, chunk.first_row,
                      chunk.first_row + chunk.rows);
     }

@@ -102,12 +102,13 @@ class CsrPanels {
 
   const CsrLayout& layout_for(int64_t vectors) const;
   // The chunks [begin, end) against one panel, which is packed here.
-  void multiply_panel(const CsrLayout& layout, const Product& product, CsrPanel panel, int64_t begin,
-                      int64_t end) const;
+  void multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Product& product, CsrPanel panel,
+                      int64_t begin, int64_t end) const;
 
   CsrParts parts_;
   std::vector<int64_t> offsets_;
   const CsrPanelsKernels* kernels_;
+  const CsrPanelsKernels* short_kernels_;  // of half the lanes, for tokens that fill no more
   const ActivationKernels* activations_;
   Made wide_, narrow_;
 };

@@ -40,10 +40,6 @@ const ActivationKernels& best_activation() {
 
 const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
 
-const CsrPanelsKernels& best_csr_panels() {
-  return *static_cast<const CsrPanelsKernels*>(best("csr_panels", kAnyIsa).table);
-}
-
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
@@ -51,6 +47,10 @@ const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best
 const ConvKernels& best_conv() { return *static_cast<const ConvKernels*>(best("conv", kAnyIsa).table); }
 
 const ConvKernels& best_conv_bf16() { return *static_cast<const ConvKernels*>(best("conv_bf16", kAnyIsa).table); }
+
+const CsrPanelsKernels& best_csr_panels(Isa most) {
+  return *static_cast<const CsrPanelsKernels*>(best("csr_panels", most).table);
+}
 
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);

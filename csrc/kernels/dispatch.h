@@ -20,12 +20,12 @@ namespace sparsekit {
 // Throws where none is left, which cannot happen as long as each stem has a scalar line.
 const ActivationKernels& best_activation();
 const CsrKernels& best_csr();
-const CsrPanelsKernels& best_csr_panels();
 const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
-// `most` lowers the limit further, for blocks too short to fill wide vectors.
+// `most` lowers the limit further, for blocks too short and tokens too few to fill wide vectors.
+const CsrPanelsKernels& best_csr_panels(Isa most);
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
 
