@@ -24,6 +24,9 @@ constexpr int kChains = kVectors >= 3 ? 1 : 4 / kVectors;
 template <int kVectors>
 using Sums = Vec[kChains<kVectors>][kVectors];
 
+// Entries that a narrow panel fetches ahead.
+constexpr int kAhead = 512;
+
 // `count` columns that kRows rows have, the values of a column side by side.
 template <int kVectors, int kRows>
 SPARSEKIT_INLINE void add_run(const float* values, const uint16_t* columns, int count, const float* panel,
@@ -43,6 +46,11 @@ SPARSEKIT_INLINE void add_run(const float* values, const uint16_t* columns, int 
   };
   int p = 0;
   for (; p + kChains<kVectors> <= count; p += kChains<kVectors>) {
+    if (kVectors <= 2) {
+      // A narrow panel passes over the weight faster than the processor fetches ahead on its own.
+      Simd::prefetch(values + p * kRows + kAhead);
+      Simd::prefetch(columns + p + kAhead);
+    }
     SPARSEKIT_UNROLL
     for (int c = 0; c < kChains<kVectors>; ++c) add(p + c, c);
   }
