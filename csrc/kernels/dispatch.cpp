@@ -65,6 +65,10 @@ const BlockHalfKernels& best_block_half(Isa most) {
   return *static_cast<const BlockHalfKernels*>(best("block_half", most).table);
 }
 
+const CsrPanelsKernels& best_csr_panels(Isa most) {
+  return *static_cast<const CsrPanelsKernels*>(best("csr_panels", most).table);
+}
+
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
 }

@@ -13,6 +13,7 @@
 #include "kernels/block_half.h"
 #include "kernels/conv.h"
 #include "kernels/csr.h"
+#include "kernels/csr_panels.h"
 #include "kernels/probe.h"
 
 namespace sparsekit {
@@ -24,8 +25,9 @@ const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
+// `most` lowers the limit further, for blocks too short and tokens too few to fill wide vectors.
 const BlockHalfKernels& best_block_half(Isa most);
-// `most` lowers the limit further, for blocks too short to fill wide vectors.
+const CsrPanelsKernels& best_csr_panels(Isa most);
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
 

@@ -51,5 +51,6 @@ CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, partial(_bind, "CsrRows"), 
 
 # It finishes its result in narrow strips: a residual read by strips costs more than one pass over it afterwards.
 CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, partial(_bind, "CsrPanels"), ACTIVATIONS)
-"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add.
-The weight is copied into the order in which it is read."""
+"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add, and half
+of it where the row beside keeps the column too. The weight is copied into the order in which it is read: once for
+narrow panels and once for wide ones, each when the first batch of such a size comes."""
