@@ -8,15 +8,6 @@
 
 namespace sparsekit {
 
-// A weight as it was packed. Rows [begin, end) of it are multiplied at a time.
-struct CsrView {
-  int64_t rows;
-  const float* values;
-  const void* indices;  // uint16_t or int32_t, ascending in each row
-  bool wide_indices;    // int32_t
-  const int64_t* offsets;
-};
-
 // Some rows of a weight, cut into tiles of columns and laid out in the order in which they are read: tile by tile, and
 // in a tile row by row. The activations that one tile reads fit in the first-level cache.
 struct CsrChunk {
@@ -31,8 +22,6 @@ struct CsrChunk {
 struct CsrKernels {
   int panel_width;  // tokens in a full panel
 
-  // y[m][n] for every token and the rows [begin, end), one dot product at a time.
-  void (*multiply_rows)(const CsrView&, const Product&, int64_t begin, int64_t end);
   // Columns of the panel that `tokens` tokens take: the narrowest width with a kernel.
   int (*panel_tokens)(int64_t tokens);
   // panel[k * panel_tokens(tokens) + m] = x[first + m][k] for `tokens` tokens, zero beyond.
@@ -58,19 +47,6 @@ struct CsrParts {
 
 // A 64-bit copy of the offsets; refused unless they rise and the columns of each row ascend inside the matrix.
 std::vector<int64_t> checked_csr(const CsrParts& parts);
-
-// A checked weight for few tokens. Does not own values and indices.
-class CsrRows {
- public:
-  explicit CsrRows(const CsrParts& parts);
-  void multiply(const Product& product) const;
-
- private:
-  CsrParts parts_;
-  const CsrKernels* kernels_;
-  const ActivationKernels* activations_;
-  std::vector<int64_t> offsets_;
-};
 
 // A checked weight for many tokens: its own copy, in chunks.
 class CsrPanels {

@@ -40,6 +40,8 @@ const ActivationKernels& best_activation() {
 
 const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
 
+const CsrRowsKernels& best_csr_rows() { return *static_cast<const CsrRowsKernels*>(best("csr_rows", kAnyIsa).table); }
+
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }

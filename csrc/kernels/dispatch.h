@@ -12,6 +12,7 @@
 #include "kernels/block_grad.h"
 #include "kernels/conv.h"
 #include "kernels/csr.h"
+#include "kernels/csr_rows.h"
 #include "kernels/probe.h"
 
 namespace sparsekit {
@@ -19,6 +20,7 @@ namespace sparsekit {
 // Throws where none is left, which cannot happen as long as each stem has a scalar line.
 const ActivationKernels& best_activation();
 const CsrKernels& best_csr();
+const CsrRowsKernels& best_csr_rows();
 const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
