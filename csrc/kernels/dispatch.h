@@ -13,6 +13,7 @@
 #include "kernels/conv.h"
 #include "kernels/csr.h"
 #include "kernels/csr_rows.h"
+#include "kernels/nm.h"
 #include "kernels/probe.h"
 
 namespace sparsekit {
@@ -22,6 +23,7 @@ const ActivationKernels& best_activation();
 const CsrKernels& best_csr();
 const CsrRowsKernels& best_csr_rows();
 const BitmaskKernels& best_bitmask();
+const NmKernels& best_nm();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
