@@ -87,6 +87,14 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<Nm>(m, "Nm")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t n, int64_t of, std::uintptr_t values,
+                       std::uintptr_t positions, std::uintptr_t tail) {
+        return new Nm(
+            {rows, columns, n, of, pointer<float>(values), pointer<uint8_t>(positions), pointer<float>(tail)});
+      }))
+      .def("multiply", multiplied_by(&Nm::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<BlockPlaces>(m, "BlockPlaces")
       .def(py::init([](int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns, int64_t blocks,
                        std::uintptr_t indices, std::uintptr_t offsets, bool wide_offsets) {

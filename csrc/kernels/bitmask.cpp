@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/pages.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -57,6 +58,8 @@ Bitmask::Bitmask(const Parts& parts)
   }
   for (int64_t n = 0; n < groups_; ++n) group_offsets_[n + 1] += group_offsets_[n];
   place_values(parts, offsets);
+  prefer_huge_pages(parts.values, sizeof(float) * static_cast<std::size_t>(parts.nnz));
+  prefer_huge_pages(bits_.data(), sizeof(uint16_t) * bits_.size());
 }
 
 void Bitmask::check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const {

@@ -51,9 +51,11 @@ const ActivationKernels& best_activation() {
   return *static_cast<const ActivationKernels*>(best("activation", kAnyIsa).table);
 }
 
-const CsrKernels& best_csr() { return *static_cast<const CsrKernels*>(best("csr", kAnyIsa).table); }
+const CsrRowsKernels& best_csr_rows() { return *static_cast<const CsrRowsKernels*>(best("csr_rows", kAnyIsa).table); }
 
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
+
+const NmKernels& best_nm() { return *static_cast<const NmKernels*>(best("nm", kAnyIsa).table); }
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }
 

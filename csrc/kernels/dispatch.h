@@ -14,14 +14,17 @@
 #include "kernels/conv.h"
 #include "kernels/csr.h"
 #include "kernels/csr_panels.h"
+#include "kernels/csr_rows.h"
+#include "kernels/nm.h"
 #include "kernels/probe.h"
 
 namespace sparsekit {
 
 // Throws where none is left, which cannot happen as long as each stem has a scalar line.
 const ActivationKernels& best_activation();
-const CsrKernels& best_csr();
+const CsrRowsKernels& best_csr_rows();
 const BitmaskKernels& best_bitmask();
+const NmKernels& best_nm();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from sparsekit.formats import CSR, Bitmask, BlockCSR
 from sparsekit.kernels.native import NATIVE_KERNELS, describe
 from sparsekit.mask import Mask
-from sparsekit.patterns import Block, Unstructured
+from sparsekit.patterns import NM, Block, Unstructured
 from tests.numerics import assert_product
 from tests.weights import SPECIAL, random_mask, random_weight, same_bits, seeds
 
-CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM = NATIVE_KERNELS
+CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM, NM_MV = NATIVE_KERNELS
 ISAS = ("scalar", "avx2", "avx512", "avx512vpopcntdq")
 BLOCKS = [(1, 1), (2, 2), (5, 3), (8, 1), (1, 16), (16, 1), (16, 16), (24, 7), (32, 8), (40, 4), (64, 64)]
 SPARSITIES = (0.0, 0.3, 0.8, 0.97, 1.0)
@@ -62,8 +62,13 @@ def running(kernel, isa, threads=1):
 
 
 def pack(kernel, weight, sparsity, block=(16, 16), seed=0):
-    pattern = Block(*block) if kernel.format is BLOCK_CSR_MM.format else Unstructured()
-    return kernel.format.pack(weight, random_mask(tuple(weight.shape), pattern, sparsity, seed))
+    return kernel.format.pack(weight, random_mask(tuple(weight.shape), pattern_of(kernel, block), sparsity, seed))
+
+
+def pattern_of(kernel, block):
+    if kernel is NM_MV:
+        return NM(2, 4)
+    return Block(*block) if kernel is BLOCK_CSR_MM else Unstructured()
 
 
 def check(kernel, packed, x, bias=None):
@@ -145,7 +150,7 @@ def test_the_output_lies_where_the_input_does(kernel, isa):
 @every_table
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_empty_rows_and_empty_ends(kernel, isa, sparsity):
-    pattern = Block(4, 4) if kernel.format is BLOCK_CSR_MM.format else Unstructured()
+    pattern = pattern_of(kernel, (4, 4))
     keep = random_mask((96, 64), pattern, sparsity).keep.clone()
     keep[:8] = keep[20:40] = keep[80:] = False
     with running(kernel, isa, threads=2):
@@ -174,8 +179,13 @@ def test_two_threads_share_out_all_rows(kernel, isa):
     long_row[77] = True
     masks = [long_row, random_mask((400, 256), Unstructured(), 0.3).keep, torch.eye(400, 256, dtype=torch.bool)]
     for keep, batch in itertools.product(masks, (4, 70)):
-        blocks = Block(4, 4).spread(Block(4, 4).pool(keep) > 0, (400, 256))
-        mask = Mask(blocks, Block(4, 4)) if kernel.format is BLOCK_CSR_MM.format else Mask(keep)
+        pattern = pattern_of(kernel, (4, 4))
+        legal = keep
+        if kernel is BLOCK_CSR_MM:
+            legal = pattern.spread(pattern.pool(keep) > 0, (400, 256))
+        elif kernel is NM_MV:
+            legal = keep & random_mask((400, 256), pattern, 0.5).keep
+        mask = Mask(legal, pattern)
         packed = kernel.format.pack(random_weight((400, 256)), mask)
         for threads in (1, 2, 5):
             with running(kernel, isa, threads):
@@ -207,7 +217,8 @@ def test_blocks_of_a_wide_matrix(isa):
             check(BLOCK_CSR_MM, packed, random_weight((batch, 30_000)))
 
 
-@every_table
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", [CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM], ids=lambda k: k.name)
 def test_int64_offsets(kernel, isa):
     packed = pack(kernel, random_weight((40, 50)), 0.6, (8, 8))
     name = next(n for n in packed.tensor_names() if n.endswith("offsets"))
@@ -261,7 +272,7 @@ def test_keeps_the_packed_tensors_alive(kernel, isa):
 
 def test_describes_what_runs(monkeypatch):
     found = describe()
-    assert {"csr", "bitmask", "block_csr"} <= set(found["built"])
+    assert {"csr_rows", "csr_panels", "bitmask", "block_csr"} <= set(found["built"])
     assert all("scalar" in isas for isas in found["built"].values())
     monkeypatch.setenv("SPARSEKIT_ISA", "scalar")
     assert set(describe()["in_use"].values()) == {"scalar"}

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from sparsekit.formats import CSR, Bitmask, BlockCSR
+from sparsekit.formats import CSR, Bitmask, BlockCSR, NMPacked
 from sparsekit.kernels import KERNELS, native
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.kernels.base import Problem, choose
 from sparsekit.kernels.native import NATIVE_KERNELS
 from sparsekit.mask import Mask
-from sparsekit.patterns import Block, Unstructured
+from sparsekit.patterns import NM, Block, Unstructured
 from tests.weights import random_mask, random_weight
 
-PATTERNS = {CSR: Unstructured(), Bitmask: Unstructured(), BlockCSR: Block(4, 4)}
+PATTERNS = {CSR: Unstructured(), Bitmask: Unstructured(), BlockCSR: Block(4, 4), NMPacked: NM(2, 4)}
 ISAS = native.describe()["built"].get("activation", [])
 
 

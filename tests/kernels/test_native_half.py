@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsekit.errors import FormatError
-from sparsekit.formats import BlockCSR
+from sparsekit.formats import BlockCSR, NMPacked
 from sparsekit.kernels import KERNELS, Problem, choose
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.kernels.native import NATIVE_HALF_KERNELS, describe, extension
 from sparsekit.kernels.native.block_csr import places_of
 from sparsekit.kernels.native.block_half import BLOCK_CSR_MM_BF16, MOST_COLUMNS
 from sparsekit.mask import Mask
-from sparsekit.patterns import Block, Unstructured
+from sparsekit.patterns import NM, Block, Unstructured
 from tests.kernels.test_extension import Guarded
 from tests.kernels.test_native import BLOCKS, LAYOUTS
 from tests.numerics import assert_product, assert_within, bound_of
@@ -243,7 +243,7 @@ def test_bfloat16_blocks_have_a_kernel_of_their_own():
 
 
 def pack_for(kernel, weight, sparsity, seed=0):
-    pattern = Block(4, 4) if kernel.format is BlockCSR else Unstructured()
+    pattern = {BlockCSR: Block(4, 4), NMPacked: NM(2, 4)}.get(kernel.format, Unstructured())
     return kernel.format.pack(weight, random_mask(tuple(weight.shape), pattern, sparsity, seed))
 
 

@@ -62,7 +62,7 @@ def build(native: str, *parts: Any) -> Any:
         KernelError: ``SPARSEKIT_ISA`` is no instruction set.
         FormatError: the parts do not belong together.
     """
-    isa_of("csr")  # names a wrong SPARSEKIT_ISA as such
+    isa_of("probe")  # names a wrong SPARSEKIT_ISA as such
     try:
         return getattr(MODULE, native)(*parts)
     except ValueError as error:

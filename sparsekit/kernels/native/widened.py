@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ def widened(kernel: Kernel) -> Kernel:
 
     def bind(packed: Format, activation: str = "none") -> Multiply:
         dtype = packed.values.dtype
-        multiply = kernel.bind(replace(packed, values=packed.values.float()), activation)
+        wide = {name: part.float() if part.is_floating_point() else part for name, part in packed.tensors().items()}
+        multiply = kernel.bind(packed.from_parts(wide, packed.integers()), activation)
 
         def run(x: Tensor, bias: Tensor | None, *residual: Tensor | None) -> Tensor:
             return multiply(x.float(), _wide(bias), *map(_wide, residual)).to(dtype)
