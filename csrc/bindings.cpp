@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <type_traits>
 
 #include "core/cpu.h"
 #include "kernels/dispatch.h"
@@ -21,13 +22,20 @@ const T* pointer(std::uintptr_t address) {
 
 float* writable(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
 
-// (x, batch, x_stride, bias or 0, y, activation), pointers as addresses; see Product.
-template <class Weight>
-auto multiplied_by(void (Weight::*multiply)(const Product&) const) {
+// (x, batch, x_stride, bias or 0, y, activation, residual or 0), pointers as addresses; see Product and HalfProduct.
+template <class Weight, class Operands>
+auto multiplied_by(void (Weight::*multiply)(const Operands&) const) {
   return [multiply](const Weight& self, std::uintptr_t x, int64_t batch, int64_t x_stride, std::uintptr_t bias,
-                    std::uintptr_t y, int activation) {
-    const Product product = {pointer<float>(x),    batch,       x_stride,
-                             pointer<float>(bias), writable(y), static_cast<Activation>(activation)};
+                    std::uintptr_t y, int activation, std::uintptr_t residual) {
+    Operands product;
+    using Number = std::remove_pointer_t<decltype(product.y)>;
+    product.x = pointer<Number>(x);
+    product.batch = batch;
+    product.x_stride = x_stride;
+    product.bias = pointer<Number>(bias);
+    product.y = reinterpret_cast<Number*>(y);
+    product.activation = static_cast<Activation>(activation);
+    product.residual = pointer<Number>(residual);
     (self.*multiply)(product);
   };
 }

@@ -93,7 +93,7 @@ void Bitmask::multiply(const Product& product) const {
     share_panels(group_offsets_, group_cost, kGroupStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
       kernels_->multiply_groups(w, wide, begin, end);
       for (int64_t first = 0; first < groups_ * kBitmaskRows; first += groups_)  // a group's rows lie apart
-        product.activate(*activations_, rows_, 0, product.batch, first + begin, std::min(first + end, rows_));
+        product.finish(*activations_, rows_, 0, product.batch, first + begin, std::min(first + end, rows_));
     });
   });
 }

@@ -51,7 +51,7 @@ void BlockCsr::multiply(const Product& product) const {
         packed += taken;
       }
       kernels_->multiply(w, product, panels, packed, first, tokens, begin, end);
-      product.activate(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
+      product.finish(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
                        std::min(end * w.block_rows, w.rows));
     });
   });

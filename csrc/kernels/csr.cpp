@@ -62,7 +62,7 @@ void CsrRows::multiply(const Product& product) const {
   parallel((parts_.nnz + kRowCost * parts_.rows) * product.batch, steps, [&](int part, int parts) {
     share_panels(offsets_, kRowCost, kRowStep, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
       kernels_->multiply_rows(w, product, begin, end);
-      product.activate(*activations_, parts_.rows, 0, product.batch, begin, end);
+      product.finish(*activations_, parts_.rows, 0, product.batch, begin, end);
     });
   });
 }
@@ -140,7 +140,7 @@ void CsrPanels::multiply(const Product& product) const {
         for (int64_t m = g * group; m < last; m += width) {
           const int64_t tokens = std::min(width, last - m);
           kernels_->multiply_chunk(rows, product, rows_, panels + (m - g * group) * columns_, m, tokens, sums);
-          product.activate(*activations_, rows_, m, m + tokens, rows.first_row, rows.first_row + rows.rows);
+          product.finish(*activations_, rows_, m, m + tokens, rows.first_row, rows.first_row + rows.rows);
         }
       }
     });

@@ -72,6 +72,13 @@ struct Simd {
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) { return fma(high(w), high(x), fma(low(w), low(x), sum)); }
+  // bfloat16 to fp32.
+  static Vec load_halves(const uint16_t* p, Lanes lanes) {
+    alignas(32) uint32_t out[kWidth] = {};
+    for (int i = 0; i < kWidth; ++i)
+      if (holds(lanes, i)) out[i] = static_cast<uint32_t>(p[i]) << 16;
+    return loadu(reinterpret_cast<const float*>(out));
+  }
   // Rounds to bfloat16, ties to even.
   static void store_halves(uint16_t* p, Vec v, Lanes lanes) {
     alignas(32) uint32_t bits[kWidth];

@@ -65,9 +65,9 @@ struct Simd {
   }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
   static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps chosen) {
-    const __m512i low = load_halves(p, step, chosen);
+    const __m512i low = low_halves(p, step, chosen);
     if (q == nullptr) return _mm512_castsi512_ps(low);
-    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(load_halves(q, step, chosen), 16)));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(low_halves(q, step, chosen), 16)));
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane; the instruction takes subnormals for 0.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) {
@@ -78,6 +78,10 @@ struct Simd {
     sum = fma(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), sum);
     return fma(_mm512_castsi512_ps(_mm512_and_si512(a, high)), _mm512_castsi512_ps(_mm512_and_si512(b, high)), sum);
 #endif
+  }
+  // bfloat16 to fp32.
+  static Vec load_halves(const uint16_t* p, Lanes lanes) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p)), 16));
   }
   // Rounds to bfloat16, ties to even.
   static void store_halves(uint16_t* p, Vec v, Lanes lanes) {
@@ -130,7 +134,7 @@ struct Simd {
 
  private:
   static __mmask16 first(int n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1); }
-  static __m512i load_halves(const uint16_t* p, std::ptrdiff_t step, Steps chosen) {
+  static __m512i low_halves(const uint16_t* p, std::ptrdiff_t step, Steps chosen) {
     if (step == 1) return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(chosen.lanes, p));
     if (step == 2) return _mm512_and_si512(_mm512_maskz_loadu_epi16(chosen.spread, p), _mm512_set1_epi32(0xffff));
     alignas(64) uint32_t out[16] = {};

@@ -83,17 +83,23 @@ def isa_of(stem: str) -> str:
 
 
 def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Multiply:
-    """Wrap a native weight as ``multiply(x, bias)``; ``keep`` are the tensors its pointers point into."""
+    """Wrap a native weight as ``multiply(x, bias, residual)``; ``keep`` are the tensors its pointers point into.
+
+    ``residual`` ``(batch, rows)`` or None is added to the activated result.
+    """
     call, then = native.multiply, ACTIVATIONS.index(activation)
 
-    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(x: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
         _ = keep
         if x.stride(1) != 1 or x.is_neg():
             x = x.resolve_neg().contiguous()
         y = x.new_empty((x.shape[0], rows))
         if bias is not None and (bias.stride(0) != 1 or bias.is_neg()):
             bias = bias.resolve_neg().contiguous()
-        call(x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr(), then)
+        if residual is not None and (not residual.is_contiguous() or residual.is_neg()):
+            residual = residual.resolve_neg().contiguous()
+        operands = (x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+        call(*operands, then, 0 if residual is None else residual.data_ptr())
         return y
 
     return multiply
