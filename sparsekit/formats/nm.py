@@ -79,7 +79,7 @@ class NMPacked(Format):
         if bool((positions >= self.m).any()):
             raise FormatError(f"{self} positions: expected positions in [0, {self.m}), got {int(positions.max())}")
         if bool((positions.diff(dim=2) <= 0).any()):
-            raise FormatError(f"{self} positions: expected positions that ascend within each group")
+            raise FormatError(f"{self} positions: expected ascending positions in each group, got some that do not")
 
     def _positions(self) -> Tensor:
         """The positions, int64 ``(rows, groups, n)``."""
