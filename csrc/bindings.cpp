@@ -1,5 +1,6 @@
-// Python sees packed weights as objects: built once from checked pointers, then multiplied. The caller keeps the
-// tensors behind the pointers alive. The only file that includes pybind11.
+// Python sees packed weights as objects: built once from addresses and their bytes, which are checked here against the
+// sizes before they become pointers, then multiplied. The caller keeps the tensors behind the pointers alive. The only
+// file that includes pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +8,7 @@
 #include <type_traits>
 
 #include "core/cpu.h"
+#include "core/memory.h"
 #include "kernels/dispatch.h"
 #include "kernels/probe.h"
 
@@ -40,11 +42,31 @@ auto multiplied_by(void (Weight::*multiply)(const Operands&) const) {
   };
 }
 
+CsrParts csr_parts(int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& columns_of,
+                   bool wide_indices, const Memory& offsets_of, bool wide_offsets) {
+  check_sizes("csr", {rows, columns});
+  return {rows,
+          columns,
+          nnz,
+          elements<float>("csr values", values, nnz),
+          indices("csr column_indices", columns_of, nnz, wide_indices),
+          wide_indices,
+          offsets("csr row_offsets", offsets_of, rows, wide_offsets),
+          wide_offsets};
+}
+
 template <class Weight>
-Weight* csr(int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
-            bool wide_indices, std::uintptr_t offsets, bool wide_offsets) {
-  return new Weight(CsrParts{rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
-                             pointer<void>(offsets), wide_offsets});
+Weight* csr(int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& columns_of,
+            bool wide_indices, const Memory& offsets_of, bool wide_offsets) {
+  return new Weight(csr_parts(rows, columns, nnz, values, columns_of, wide_indices, offsets_of, wide_offsets));
+}
+
+// The values of the blocks that `places` counts.
+template <class T>
+const T* block_values(const BlockPlaces& places, const Memory& values) {
+  const std::string what = "block_csr values";
+  const int64_t size = product_of(what, places.block_rows, places.block_columns);
+  return elements<T>(what, values, product_of(what, places.blocks, size));
 }
 
 // (x, size, strides of image, channel and row, bias or 0, y); see ConvOperands.
@@ -80,10 +102,12 @@ PYBIND11_MODULE(_C, m) {
       .def("multiply", multiplied_by(&CsrPanels::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<Bitmask>(m, "Bitmask")
-      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t bits,
-                       std::uintptr_t offsets, bool wide_offsets) {
-        return new Bitmask({rows, columns, nnz, pointer<float>(values), pointer<uint16_t>(bits), pointer<void>(offsets),
-                            wide_offsets});
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& bits,
+                       const Memory& offsets_of, bool wide_offsets) {
+        check_sizes("bitmask", {rows, columns});
+        return new Bitmask({rows, columns, nnz, elements<float>("bitmask values", values, nnz),
+                            elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
+                            offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
       }))
       .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
 
@@ -97,15 +121,23 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<BlockPlaces>(m, "BlockPlaces")
       .def(py::init([](int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns, int64_t blocks,
-                       std::uintptr_t indices, std::uintptr_t offsets, bool wide_offsets) {
-        return new BlockPlaces{
-            rows,        columns, block_rows, block_columns, blocks, pointer<int32_t>(indices), pointer<void>(offsets),
-            wide_offsets};
+                       const Memory& columns_of, const Memory& offsets_of, bool wide_offsets) {
+        check_sizes("block_csr", {rows, columns, block_rows, block_columns});
+        check(block_rows > 0 && block_columns > 0, "block_csr: expected block sides of at least 1");
+        const int64_t high = (rows + block_rows - 1) / block_rows;
+        return new BlockPlaces{rows,
+                               columns,
+                               block_rows,
+                               block_columns,
+                               blocks,
+                               elements<int32_t>("block_csr block_indices", columns_of, blocks),
+                               offsets("block_csr block_offsets", offsets_of, high, wide_offsets),
+                               wide_offsets};
       }));
 
   py::class_<BlockCsr>(m, "BlockCsr")
-      .def(py::init([](const BlockPlaces& places, std::uintptr_t values) {
-        return new BlockCsr(places, pointer<float>(values));
+      .def(py::init([](const BlockPlaces& places, const Memory& values) {
+        return new BlockCsr(places, block_values<float>(places, values));
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
 
@@ -118,6 +150,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<ConvShape>(m, "ConvShape")
       .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
                        std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {
+        check_sizes("convolution", {channels, groups, kernel[0], kernel[1], stride[0], stride[1], dilation[0],
+                                    dilation[1], padding[0], padding[1], padding[2], padding[3]});
         return new ConvShape{channels,
                              groups,
                              {kernel[0], kernel[1]},
@@ -129,17 +163,17 @@ PYBIND11_MODULE(_C, m) {
       }));
 
   py::class_<ConvCsr>(m, "ConvCsr")
-      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t indices,
-                       bool wide_indices, std::uintptr_t offsets, bool wide_offsets, const ConvShape& shape) {
-        return new ConvCsr({rows, columns, nnz, pointer<float>(values), pointer<void>(indices), wide_indices,
-                            pointer<void>(offsets), wide_offsets},
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& columns_of,
+                       bool wide_indices, const Memory& offsets_of, bool wide_offsets, const ConvShape& shape) {
+        return new ConvCsr(csr_parts(rows, columns, nnz, values, columns_of, wide_indices, offsets_of, wide_offsets),
                            shape);
       }))
       .def("multiply", &convolve<ConvCsr>, py::call_guard<py::gil_scoped_release>());
 
   py::class_<ConvBlocks>(m, "ConvBlocks")
-      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, bool bf16, const ConvShape& shape) {
-        return new ConvBlocks(places, pointer<void>(values), bf16, shape);
+      .def(py::init([](const BlockPlaces& places, const Memory& values, bool bf16, const ConvShape& shape) {
+        if (bf16) return new ConvBlocks(places, block_values<uint16_t>(places, values), true, shape);
+        return new ConvBlocks(places, block_values<float>(places, values), false, shape);
       }))
       .def("multiply", &convolve<ConvBlocks>, py::call_guard<py::gil_scoped_release>());
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsekit.errors import MaskError
 from sparsekit.patterns import NM, Block, Channel, Filter, KernelSlice, Pattern, Remainder, Unstructured
+from sparsekit.patterns.base import as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Mask:
     @property
     def nnz(self) -> int:
         """The number of kept weights."""
-        return int(self.keep.sum())
+        return int(torch.count_nonzero(self.keep))
 
     @property
     def sparsity(self) -> float:
@@ -93,20 +94,34 @@ def read_mask(weight: Tensor) -> Mask:
     98 % of them lie in units that it removed.
     """
     keep = weight != 0
-    zeros = keep.numel() - int(keep.sum())
+    zeros = keep.numel() - int(torch.count_nonzero(keep))
     if zeros:
         for pattern in READABLE:
-            if not pattern.refuses(tuple(keep.shape)) and _explained(pattern, keep, zeros) and pattern.admits(keep):
+            if not pattern.refuses(tuple(keep.shape)) and _explains(pattern, keep, zeros):
                 return Mask(keep, pattern)
     return Mask(keep, Unstructured())
 
 
-def _explained(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
-    """Whether the whole units of ``pattern`` hold as many zeros as it would have made, and nearly all there are."""
-    units = pattern.pool(keep.float())
+_STRIP = 64
+"""Rows that a pattern has to admit before all are looked at: a multiple of every unit of :data:`READABLE` that does not
+go through all rows. What is not of the pattern nearly always shows in them."""
+
+
+def _explains(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
+    """Whether ``pattern`` admits ``keep``, and its whole units hold as many zeros as it would have made."""
+    return _holds_zeros(pattern, keep, zeros) and pattern.admits(keep[:_STRIP]) and pattern.admits(keep)
+
+
+def _holds_zeros(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
+    """Whether the whole units of ``pattern``, which must admit ``keep``, hold as many of the ``zeros`` as expected."""
+    shape = tuple(keep.shape)
+    high, wide = pattern.grid(shape)
     if pattern.fixes_sparsity:
-        made = units.numel() * pattern.sparsity(None, tuple(keep.shape))
+        made = high * wide * pattern.sparsity(None, shape)
         return 0.98 * made <= zeros <= 1.02 * made
-    if units.numel() == keep.numel():
+    if high * wide == keep.numel():
         return False  # units of one weight explain any zeros
-    return int((~pattern.spread(units > 0, tuple(keep.shape))).sum()) >= 0.98 * zeros
+    left, matrix = pattern.remainder(shape), as_matrix(keep)
+    whole = matrix[: matrix.shape[0] - left.rows, : matrix.shape[1] - left.columns]
+    # A unit goes as a whole, so that every zero of a whole unit lies in one that went.
+    return whole.numel() - int(torch.count_nonzero(whole)) >= 0.98 * zeros

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparsekit.errors import MaskError
 from sparsekit.mask import READABLE, Mask, read_mask
@@ -96,3 +98,40 @@ def test_read_a_convolution():
     mask = read_mask(weight)
     assert mask.shape == weight.shape
     assert torch.equal(mask.keep, weight != 0)
+
+
+def explained(pattern, keep):
+    """Whether the units of ``pattern`` hold nearly all zeros, or as many as they make."""
+    shape, zeros = tuple(keep.shape), int((~keep).sum())
+    units = pattern.pool(keep.double())
+    if pattern.fixes_sparsity:
+        made = units.numel() * pattern.sparsity(None, shape)
+        return 0.98 * made <= zeros <= 1.02 * made
+    return units.numel() != keep.numel() and int((~pattern.spread(units > 0, shape)).sum()) >= 0.98 * zeros
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pattern=st.sampled_from((*READABLE, Unstructured(), Block(2, 2))),
+    shape=st.one_of(
+        st.tuples(st.integers(1, 200), st.integers(1, 200)),
+        st.tuples(st.integers(1, 40), st.integers(1, 20), st.just(3), st.just(3)),
+    ),
+    sparsity=st.sampled_from([0.1, 0.5, 0.9]),
+    flipped=st.sampled_from([0, 0, 0, 1, 30]),
+    seed=st.integers(0, 2**16),
+)
+def test_reads_the_first_pattern_that_explains_the_zeros(pattern, shape, sparsity, flipped, seed):
+    generator = torch.Generator().manual_seed(seed)
+    if pattern.refuses(shape):
+        return
+    keep = pattern.select(torch.rand(shape, generator=generator), None if pattern.fixes_sparsity else sparsity)
+    keep.view(-1)[torch.randint(keep.numel(), (flipped,), generator=generator)] ^= True
+    weight = torch.where(keep, 1.0, 0.0)
+    expected = next(
+        (p for p in READABLE if not keep.all() and not p.refuses(shape) and explained(p, keep) and p.admits(keep)),
+        Unstructured(),
+    )
+    found = read_mask(weight)
+    assert found.pattern == expected
+    assert torch.equal(found.keep, keep)

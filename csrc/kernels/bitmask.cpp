@@ -66,10 +66,13 @@ void Bitmask::check_bits(const Parts& parts, const std::vector<int64_t>& offsets
   const int64_t spare = words_ * 16 - parts.columns;
   for (int64_t n = 0; n < parts.rows; ++n) {
     const uint16_t* row = parts.bits + n * words_;
-    check(count_bits(row, words_) == offsets[n + 1] - offsets[n],
-          "bitmask: row " + std::to_string(n) + ": expected as many bits as the offsets say");
-    check(spare == 0 || row[words_ - 1] >> (16 - spare) == 0,
-          "bitmask: row " + std::to_string(n) + ": expected no bits beyond the last column");
+    const int64_t stored = offsets[n + 1] - offsets[n], marked = count_bits(row, words_);
+    if (marked != stored)
+      check(false, "bitmask: row " + std::to_string(n) + ": expected as many bits as the offsets say, " +
+                       std::to_string(stored) + ", got " + std::to_string(marked));
+    if (spare != 0 && row[words_ - 1] >> (16 - spare) != 0)
+      check(false, "bitmask: row " + std::to_string(n) + ": expected no bits beyond the last column, " +
+                       std::to_string(columns_ - 1) + ", got some");
   }
 }
 

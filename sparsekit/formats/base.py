@@ -46,9 +46,9 @@ class Format(ABC):
     """The stored values, padding included; its dtype and device are the format's."""
 
     def __post_init__(self) -> None:
-        negative = {name: value for name, value in self.integers().items() if value < 0}
-        if negative:
-            raise FormatError(f"{self}: expected sizes of at least 0, got {negative}")
+        wrong = {name: value for name, value in self.integers().items() if not 0 <= value < 2**31}
+        if wrong:
+            raise FormatError(f"{self}: expected sizes from 0 to {2**31 - 1}, got {wrong}")
         self._expect("values", self._values_shape(), *FLOATING)
         self._check_parts()
         devices = {str(t.device) for t in self.tensors().values()}

@@ -14,6 +14,7 @@ from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.bits import pack_fields, unpack_fields
 from sparsekit.formats.offsets import OFFSET_DTYPES, check_offsets, offsets_from_counts
+from sparsekit.formats.strips import joined, strips
 from sparsekit.mask import Mask
 
 
@@ -40,12 +41,15 @@ class Bitmask(Format):
     def pack(cls, weight: Tensor, mask: Mask) -> Self:
         """Store the kept weights and the map; see :meth:`Format.pack`."""
         matrix, keep = cls._kept(weight, mask)
+        rows, columns = matrix.shape
+        parts = [(matrix[s][keep[s]], _pack_words(keep[s]), keep[s].sum(dim=1)) for s in strips(rows, columns)]
+        values, bits, counts = zip(*parts)
         return cls(
-            rows=matrix.shape[0],
-            columns=matrix.shape[1],
-            values=matrix[keep],
-            bits=_pack_words(keep),
-            row_offsets=offsets_from_counts(keep.sum(dim=1)),
+            rows=rows,
+            columns=columns,
+            values=torch.cat(values),
+            bits=joined(bits),
+            row_offsets=offsets_from_counts(torch.cat(counts)),
         )
 
     def unpack(self) -> Tensor:

@@ -13,6 +13,7 @@ from typing_extensions import Self
 from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.offsets import OFFSET_DTYPES, check_indices, check_offsets, offsets_from_counts, row_of_each
+from sparsekit.formats.strips import strips
 from sparsekit.mask import Mask
 
 
@@ -48,18 +49,17 @@ class BlockCSR(Format):
         matrix, keep = cls._kept(weight, mask)
         sides = mask.pattern.block_sides(tuple(mask.shape))
         assert sides is not None
-        kept_tiles = _tiles(keep, *sides)
-        at, column = kept_tiles.any(dim=3).any(dim=1).nonzero(as_tuple=True)
-        blocks = _tiles(matrix, *sides)[at, :, column]
-        kept = kept_tiles[at, :, column]
+        rows, columns = matrix.shape
+        parts = [_stored(matrix[s], keep[s], *sides) for s in strips(rows, columns, sides[0])]
+        values, indices, counts = zip(*parts)
         return cls(
-            rows=matrix.shape[0],
-            columns=matrix.shape[1],
-            values=blocks.masked_fill_(~kept, 0.0).transpose(1, 2).contiguous(),
+            rows=rows,
+            columns=columns,
+            values=torch.cat(values),
             block_rows=sides[0],
             block_columns=sides[1],
-            block_indices=column.to(torch.int32),
-            block_offsets=offsets_from_counts(torch.bincount(at, minlength=kept_tiles.shape[0])),
+            block_indices=torch.cat(indices),
+            block_offsets=offsets_from_counts(torch.cat(counts)),
         )
 
     def unpack(self) -> Tensor:
@@ -87,6 +87,20 @@ class BlockCSR(Format):
     def _check_parts(self) -> None:
         self._expect("block_indices", (self.values.shape[0],), torch.int32)
         self._expect("block_offsets", (self._grid()[0] + 1,), *OFFSET_DTYPES)
+
+
+def _stored(matrix: Tensor, keep: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The blocks of some block rows that hold a kept weight: values, block columns, and how many by block row."""
+    kept_tiles = _tiles(keep, rows, columns)
+    bytes_of = kept_tiles.view(torch.uint8)
+    some = bytes_of.amax(dim=1).amax(dim=2) if kept_tiles.numel() else kept_tiles.any(dim=3).any(dim=1)
+    at, column = some.nonzero(as_tuple=True)
+    blocks = _tiles(matrix, rows, columns)[at, :, column]
+    kept = kept_tiles[at, :, column]
+    if not bool(kept.all()):
+        blocks.masked_fill_(~kept, 0.0)
+    counts = torch.bincount(at, minlength=kept_tiles.shape[0])
+    return blocks.transpose(1, 2).contiguous(), column.to(torch.int32), counts
 
 
 def _tiles(matrix: Tensor, rows: int, columns: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import Self
 
@@ -15,9 +14,9 @@ from sparsekit.formats.offsets import (
     check_indices,
     check_offsets,
     column_dtype,
-    offsets_from_counts,
     row_of_each,
 )
+from sparsekit.formats.strips import kept_rows
 from sparsekit.mask import Mask
 
 
@@ -46,14 +45,8 @@ class CSR(Format):
         """Store each kept weight with its column; see :meth:`Format.pack`."""
         matrix, keep = cls._kept(weight, mask)
         rows, columns = matrix.shape
-        at, column = keep.nonzero(as_tuple=True)
-        return cls(
-            rows=rows,
-            columns=columns,
-            values=matrix[at, column],
-            column_indices=column.to(column_dtype(columns)),
-            row_offsets=offsets_from_counts(torch.bincount(at, minlength=rows)),
-        )
+        values, indices, offsets = kept_rows(matrix, keep)
+        return cls(rows=rows, columns=columns, values=values, column_indices=indices, row_offsets=offsets)
 
     def unpack(self) -> Tensor:
         """Return the dense ``(rows, columns)`` matrix, bit for bit."""

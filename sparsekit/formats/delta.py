@@ -20,6 +20,7 @@ from sparsekit.formats.offsets import (
     offsets_from_counts,
     row_of_each,
 )
+from sparsekit.formats.strips import joined, kept_rows, strips
 from sparsekit.mask import Mask
 
 CHUNK = 8
@@ -62,32 +63,19 @@ class DeltaCSR(Format):
         """Store the kept weights and their distances; see :meth:`Format.pack`."""
         matrix, keep = cls._kept(weight, mask)
         rows, columns = matrix.shape
-        row, column = keep.nonzero(as_tuple=True)
-        gap = torch.zeros_like(column)
-        gap[1:] = torch.where(row.diff() == 0, column.diff(), 0)
-        bits = min(WIDTHS, key=lambda width: int(_slots(gap, width).sum()) * (8 * weight.element_size() + width))
-        limit = 2**bits - 1
-        end = _slots(gap, bits).cumsum(0) - 1  # the slot of a weight, behind those of its escapes
-        owner = torch.arange(row.numel(), device=row.device).repeat_interleave(_slots(gap, bits))
-        behind = end[owner] - torch.arange(owner.numel(), device=row.device)
-        code = torch.where(behind == 0, gap[owner] % limit, limit)
-        reached = column[owner] - torch.where(behind == 0, 0, gap[owner] % limit + limit * (behind - 1))
-        counts = torch.bincount(row[owner], minlength=rows)
-        offsets = offsets_from_counts(-(-counts // CHUNK))
-        place = end[owner] - behind + (CHUNK * offsets[:-1].long() - counts.cumsum(0) + counts)[row[owner]]
-        chunks = int(offsets[-1])
-        values = matrix.new_zeros(chunks * CHUNK)
-        values[place[end]] = matrix[row, column]
-        codes = torch.zeros(chunks * CHUNK, dtype=torch.uint8, device=row.device)
-        codes[place] = code.to(torch.uint8)
+        values, indices, offsets = kept_rows(matrix, keep)
+        runs = [_Run.of(values, indices, offsets[s.start : s.stop + 1].long()) for s in strips(rows, columns)]
+        slots = torch.tensor([[run.slots(bits) for bits in WIDTHS] for run in runs]).sum(dim=0)
+        bits = min(WIDTHS, key=lambda width: int(slots[WIDTHS.index(width)]) * (8 * weight.element_size() + width))
+        stored, distances, firsts, counts = zip(*[run.in_chunks(bits) for run in runs])
         return cls(
             rows=rows,
             columns=columns,
-            values=values.reshape(chunks, CHUNK),
+            values=torch.cat(stored),
             bits=bits,
-            distances=pack_fields(codes.reshape(chunks, CHUNK), bits),
-            first_columns=(reached - code)[place % CHUNK == 0].to(column_dtype(columns)),
-            chunk_offsets=offsets,
+            distances=torch.cat(distances),
+            first_columns=joined([first.to(column_dtype(columns)) for first in firsts]),
+            chunk_offsets=offsets_from_counts(torch.cat(counts)),
         )
 
     def unpack(self) -> Tensor:
@@ -135,7 +123,57 @@ class DeltaCSR(Format):
         self._expect("chunk_offsets", (self.rows + 1,), *OFFSET_DTYPES)
 
 
-def _slots(gap: Tensor, bits: int) -> Tensor:
-    """Slots that each weight takes, its escapes included."""
-    slots: Tensor = gap // (2**bits - 1) + 1
-    return slots
+@dataclass(frozen=True)
+class _Run:
+    """The kept weights of some rows: ``values`` and ``indices`` ``(n,)``, and where each row begins, int64."""
+
+    values: Tensor
+    indices: Tensor
+    edges: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, indices: Tensor, offsets: Tensor) -> _Run:
+        """Take the rows between ``offsets``, int64, into the weights of all."""
+        first, last = int(offsets[0]), int(offsets[-1])
+        return cls(values[first:last], indices[first:last], offsets - first)
+
+    def slots(self, bits: int) -> int:
+        """Slots that the weights take, their escapes included."""
+        gap = self._gaps(self.indices.long())
+        limit = 2**bits - 1
+        return gap.numel() + int(gap[gap >= limit].div_(limit, rounding_mode="floor").sum())
+
+    def in_chunks(self, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values, packed distances and first columns (int64) of the chunks, and how many there are in each row."""
+        limit, column, counts = 2**bits - 1, self.indices.long(), self.edges.diff()
+        gap = self._gaps(column)
+        far = (gap >= limit).nonzero().squeeze(1)
+        escapes = gap[far] // limit
+        gap[far] -= limit * escapes
+        slots = counts.index_add(0, torch.searchsorted(self.edges[1:], far, right=True), escapes)
+        chunks = -(-slots // CHUNK)
+        step = torch.ones_like(gap)
+        step[far] += escapes
+        used = counts > 0
+        step[self.edges[:-1][used][1:]] += (CHUNK * chunks - slots)[used][:-1]  # the row before is filled up
+        end = step.cumsum(0) - 1  # the slot of a weight, behind those of its escapes
+        total = int(chunks.sum())
+        values = self.values.new_zeros(total * CHUNK)
+        values[end] = self.values
+        codes = torch.zeros(total * CHUNK, dtype=torch.uint8, device=gap.device)
+        codes[end] = gap.to(torch.uint8)
+        behind = torch.arange(int(escapes.sum()), device=gap.device) - (escapes.cumsum(0) - escapes).repeat_interleave(
+            escapes
+        )
+        codes[(end[far] - escapes).repeat_interleave(escapes) + behind] = limit
+        start = CHUNK * torch.arange(total, device=gap.device)
+        owner = torch.searchsorted(end, start)  # the weight whose slots the chunk begins with
+        first = column[owner] - gap[owner] - limit * (end[owner] - start)
+        return values.reshape(total, CHUNK), pack_fields(codes.reshape(total, CHUNK), bits), first, chunks
+
+    def _gaps(self, column: Tensor) -> Tensor:
+        """The distance of each weight from the one before; 0 at the start of a row."""
+        gap = torch.zeros_like(column)
+        torch.sub(column[1:], column[:-1], out=gap[1:])
+        gap[self.edges[:-1][self.edges.diff() > 0]] = 0
+        return gap

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.bits import pack_fields, unpack_fields
+from sparsekit.formats.strips import strips
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM
 
@@ -49,19 +50,17 @@ class NMPacked(Format):
         assert isinstance(mask.pattern, NM)
         n, m = mask.pattern.n, mask.pattern.m
         rows, columns = matrix.shape
-        groups = columns // m
-        masked = matrix.masked_fill(~keep, 0.0)
-        body, tail = masked[:, : groups * m], masked[:, groups * m :]
-        stored = _fill_groups(keep[:, : groups * m].reshape(rows, groups, m), n).reshape(-1).nonzero().squeeze(1)
-        positions = (stored % m).to(torch.uint8).reshape(rows, groups * n)
+        grouped = columns - columns % m
+        parts = [_stored(matrix[s, :grouped], keep[s, :grouped], n, m) for s in strips(rows, columns)]
+        values, positions = zip(*parts)
         return cls(
             rows=rows,
             columns=columns,
-            values=body.reshape(-1)[stored].reshape(rows, groups * n),
+            values=torch.cat(values),
             n=n,
             m=m,
-            positions=pack_fields(positions, _position_bits(m)),
-            tail=tail.clone(),  # a view would keep the whole matrix alive
+            positions=torch.cat(positions),
+            tail=matrix[:, grouped:].masked_fill(~keep[:, grouped:], 0.0),
         )
 
     def unpack(self) -> Tensor:
@@ -80,7 +79,7 @@ class NMPacked(Format):
         if bool((positions >= self.m).any()):
             raise FormatError(f"{self} positions: expected positions in [0, {self.m}), got {int(positions.max())}")
         if bool((positions.diff(dim=2) <= 0).any()):
-            raise FormatError(f"{self} positions: expected positions that ascend within each group")
+            raise FormatError(f"{self} positions: expected ascending positions in each group, got some that do not")
 
     def _positions(self) -> Tensor:
         """The positions, int64 ``(rows, groups, n)``."""
@@ -100,6 +99,19 @@ class NMPacked(Format):
 
 def _position_bits(m: int) -> int:
     return (m - 1).bit_length()
+
+
+def _stored(matrix: Tensor, keep: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
+    """The values of whole groups, ``(rows, groups * n)``, and their positions, packed."""
+    rows, width = matrix.shape
+    stored = keep
+    if int(torch.count_nonzero(keep)) * m != keep.numel() * n:  # some group keeps fewer than it may
+        stored = _fill_groups(keep.reshape(rows, width // m, m), n)
+        matrix = matrix.masked_fill(~keep, 0.0)
+    place = stored.reshape(-1).nonzero().squeeze(1)
+    values = matrix.reshape(-1)[place].reshape(rows, width // m * n)
+    positions = place.remainder_(m).to(torch.uint8).reshape(values.shape)
+    return values, pack_fields(positions, _position_bits(m))
 
 
 def _fill_groups(keep: Tensor, n: int) -> Tensor:

@@ -161,8 +161,25 @@ def test_refuses_parts_that_do_not_belong_together(family):
             family.from_parts({**tensors, name: tensor.unsqueeze(0)}, integers)
         with pytest.raises(FormatError, match="expected the parts"):
             family.from_parts({n: t for n, t in tensors.items() if n != name}, integers)
-    with pytest.raises(FormatError, match="expected sizes of at least 0"):
+    with pytest.raises(FormatError, match="expected sizes from 0 to 2147483647"):
         family.from_parts(tensors, {**integers, "rows": -1})
     if len(tensors) > 1:
         with pytest.raises(FormatError, match="on one device, got cpu, meta"):
             family.from_parts({**tensors, "values": packed.values.to("meta")}, integers)
+
+
+@every_format
+@pytest.mark.parametrize("weights", [1, 40, 200])
+@pytest.mark.parametrize("shape", [(0, 5), (40, 0), (1, 70), (37, 70), (64, 16)], ids=str)
+def test_strips_of_any_size_give_the_same_parts(family, weights, shape, monkeypatch):
+    accepted = [p for p in PATTERNS if family.accepts(random_mask((8, 16), p, 0.5)) is None]
+    for pattern, sparsity in ((pattern, sparsity) for pattern in accepted for sparsity in (0.0, 0.5, 0.95)):
+        weight, mask = hard_weight(shape, torch.float32), random_mask(shape, pattern, sparsity)
+        whole = family.pack(weight, mask)
+        with monkeypatch.context() as patch:
+            patch.setattr("sparsekit.formats.strips.STRIP_WEIGHTS", weights)
+            packed = family.pack(weight, mask)
+        assert packed.integers() == whole.integers()
+        for name, tensor in packed.tensors().items():
+            same = same_bits if tensor.is_floating_point() else torch.equal
+            assert same(tensor, whole.tensors()[name]), name

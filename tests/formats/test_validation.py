@@ -47,7 +47,7 @@ def put(index, value):
         (Bitmask, Unstructured(), "row_offsets", put(-1, 3), "got 0 to 3"),
         (Bitmask, Unstructured(), "bits", put((2, 0), 0), "expected 22 bits in row 2 as row_offsets say, got 6"),
         (Bitmask, Unstructured(), "bits", put((2, 1), 2**16 - 1), "spare bits of 0"),
-        (NMPacked, NM(2, 4), "positions", put((2, 1), 0), "ascend within each group"),
+        (NMPacked, NM(2, 4), "positions", put((2, 1), 0), "ascending positions in each group"),
         (NMPacked, NM(2, 3), "positions", put((2, 1), 255), r"in \[0, 3\), got 3"),
     ],
 )

@@ -22,9 +22,9 @@ def _bind(packed: Format, activation: str = "none") -> Multiply:
         packed.rows,
         packed.columns,
         packed.values.numel(),
-        extension.pointer(packed.values),
-        extension.pointer(packed.bits),
-        extension.pointer(packed.row_offsets),
+        extension.memory(packed.values),
+        extension.memory(packed.bits),
+        extension.memory(packed.row_offsets),
         packed.row_offsets.dtype == torch.int64,
     )
     return extension.multiply_with(native, packed.rows, activation, packed.values, packed.bits)

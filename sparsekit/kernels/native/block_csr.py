@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,11 +17,11 @@ LEAST_ROWS = 4
 """Rows of a block from which the native gradients beat the dense ones: vectors run along the rows."""
 
 
-def places_of(packed: BlockCSR) -> tuple[int, ...]:
-    """The sizes, addresses and flags of ``BlockPlaces`` for a weight whose parts are contiguous."""
+def places_of(packed: BlockCSR) -> tuple[Any, ...]:
+    """The sizes, buffers and flags of ``BlockPlaces`` for a weight whose parts are contiguous."""
     return (
         *(packed.rows, packed.columns, packed.block_rows, packed.block_columns, packed.values.shape[0]),
-        *(extension.pointer(packed.block_indices), extension.pointer(packed.block_offsets)),
+        *(extension.memory(packed.block_indices), extension.memory(packed.block_offsets)),
         packed.block_offsets.dtype == torch.int64,
     )
 
@@ -29,7 +31,7 @@ def _bind(packed: Format, activation: str = "none") -> Multiply:
     packed = extension.laid_out(packed)
     values = extension.on_cache_line(packed.values)
     places = extension.build("BlockPlaces", *places_of(packed))
-    native = extension.build("BlockCsr", places, extension.pointer(values))
+    native = extension.build("BlockCsr", places, extension.memory(values))
     return extension.multiply_with(native, packed.rows, activation, values, packed.block_indices)
 
 

@@ -54,7 +54,7 @@ def _bind_blocks(packed: Format, convolution: Convolution) -> Multiply:
     packed = extension.laid_out(packed)
     places = extension.build("BlockPlaces", *places_of(packed))
     narrow = packed.values.dtype == torch.bfloat16
-    native = extension.build("ConvBlocks", places, extension.pointer(packed.values), narrow, _shape_of(convolution))
+    native = extension.build("ConvBlocks", places, extension.memory(packed.values), narrow, _shape_of(convolution))
     return _convolve_with(native, packed.rows, convolution)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,13 +17,13 @@ MOST_ROWS = 4
 """Tokens up to which one dot product a token beats a panel."""
 
 
-def parts_of(packed: CSR) -> tuple[int, ...]:
-    """The sizes, addresses and flags of ``CsrParts`` for a weight whose parts are contiguous."""
+def parts_of(packed: CSR) -> tuple[Any, ...]:
+    """The sizes, buffers and flags of ``CsrParts`` for a weight whose parts are contiguous."""
     return (
         *(packed.rows, packed.columns, packed.values.numel()),
-        *(extension.pointer(packed.values), extension.pointer(packed.column_indices)),
+        *(extension.memory(packed.values), extension.memory(packed.column_indices)),
         packed.column_indices.dtype == torch.int32,
-        *(extension.pointer(packed.row_offsets), packed.row_offsets.dtype == torch.int64),
+        *(extension.memory(packed.row_offsets), packed.row_offsets.dtype == torch.int64),
     )
 
 

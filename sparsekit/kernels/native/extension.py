@@ -48,8 +48,15 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def laid_out(packed: FormatT) -> FormatT:
-    """Return ``packed`` with every part contiguous, as pointers into it expect."""
+    """Return ``packed`` with every part contiguous, as pointers into it expect.
+
+    Raises:
+        FormatError: the storage of a part has been made smaller than the part.
+    """
     tensors = packed.tensors()
+    for name, tensor in tensors.items():
+        if (there := tensor.untyped_storage().nbytes()) < (end := _end(tensor)):
+            raise FormatError(f"{packed}: expected {name} in a storage of at least {end} bytes, got one of {there}")
     if all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors.values()):
         return packed
     return packed.from_parts({name: t.resolve_neg().contiguous() for name, t in tensors.items()}, packed.integers())
@@ -109,6 +116,23 @@ def pointer(tensor: Tensor) -> int:
     """The address of a contiguous tensor's first element."""
     assert tensor.is_contiguous()
     return tensor.data_ptr()
+
+
+def memory(tensor: Tensor) -> tuple[int, int]:
+    """The address of a contiguous tensor's first element, and the bytes of it that are there.
+
+    The extension expects exactly as many as it is going to read.
+    """
+    there = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
+    return pointer(tensor), min(int(there), tensor.numel() * tensor.element_size())
+
+
+def _end(tensor: Tensor) -> int:
+    """Bytes from the start of its storage to behind the last element of ``tensor``."""
+    if not tensor.numel():
+        return 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return (int(tensor.storage_offset()) + last + 1) * tensor.element_size()
 
 
 def on_cache_line(tensor: Tensor) -> Tensor:
