@@ -1,14 +1,13 @@
 #include "kernels/bitmask.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/check.h"
 #include "core/pages.h"
-#include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
+#include "kernels/padded.h"
 
 namespace sparsekit {
 
@@ -22,19 +21,6 @@ int64_t count_bits(const uint16_t* words, int64_t count) {
   int64_t bits = 0;
   for (int64_t g = 0; g < count; ++g) bits += __builtin_popcount(words[g]);
   return bits;
-}
-
-// x with zeros up to whole words of columns.
-Product padded(const Product& product, int64_t columns, int64_t wide, Scratch& scratch) {
-  Product copy = product;
-  float* x = scratch.floats(static_cast<std::size_t>(wide * product.batch));
-  for (int64_t m = 0; m < product.batch; ++m) {
-    std::memcpy(x + m * wide, product.x + m * product.x_stride, sizeof(float) * static_cast<std::size_t>(columns));
-    std::fill(x + m * wide + columns, x + (m + 1) * wide, 0.0f);
-  }
-  copy.x = x;
-  copy.x_stride = wide;
-  return copy;
 }
 
 }  // namespace

@@ -1,14 +1,13 @@
 #include "kernels/nm.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "core/check.h"
 #include "core/pages.h"
-#include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
+#include "kernels/padded.h"
 
 namespace sparsekit {
 
@@ -35,19 +34,6 @@ int64_t field(const uint8_t* bytes, int64_t i, int bits) {
 }
 
 int64_t bytes_per_piece(bool short_indices) { return short_indices ? kNmLanes / 4 : kNmLanes; }
-
-// x with zeros up to `wide` columns.
-Product padded(const Product& product, int64_t columns, int64_t wide, Scratch& scratch) {
-  Product copy = product;
-  float* x = scratch.floats(static_cast<std::size_t>(wide * product.batch));
-  for (int64_t m = 0; m < product.batch; ++m) {
-    std::memcpy(x + m * wide, product.x + m * product.x_stride, sizeof(float) * static_cast<std::size_t>(columns));
-    std::fill(x + m * wide + columns, x + (m + 1) * wide, 0.0f);
-  }
-  copy.x = x;
-  copy.x_stride = wide;
-  return copy;
-}
 
 }  // namespace
 
