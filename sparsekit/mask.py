@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sparsekit.errors import MaskError
 from sparsekit.patterns import NM, Block, Channel, Filter, KernelSlice, Pattern, Remainder, Unstructured
-from sparsekit.patterns.base import as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,38 +89,44 @@ READABLE: tuple[Pattern, ...] = (
 def read_mask(weight: Tensor) -> Mask:
     """Read a mask from the zeros of ``weight`` ``(out, in, ...)``, with the most structured pattern that explains them.
 
-    Both zeros count as removed; NaN counts as kept. A pattern explains the zeros where it admits them and at least
-    98 % of them lie in units that it removed.
+    Both zeros count as removed; NaN counts as kept. A pattern explains the zeros where at least 98 % of them lie in
+    units that are zero as a whole; the others are then kept weights that happen to be 0. A pattern that fixes its own
+    sparsity explains them where it admits them and would have made as many, within 2 %.
     """
     keep = weight != 0
     zeros = keep.numel() - int(torch.count_nonzero(keep))
     if zeros:
         for pattern in READABLE:
-            if not pattern.refuses(tuple(keep.shape)) and _explains(pattern, keep, zeros):
-                return Mask(keep, pattern)
+            if not pattern.refuses(tuple(keep.shape)):
+                read = _fixed(pattern, keep, zeros) if pattern.fixes_sparsity else _whole_units(pattern, keep)
+                if read is not None:
+                    return Mask(read, pattern)
     return Mask(keep, Unstructured())
 
 
 _STRIP = 64
-"""Rows that a pattern has to admit before all are looked at: a multiple of every unit of :data:`READABLE` that does not
-go through all rows. What is not of the pattern nearly always shows in them."""
+"""Rows that a pattern has to explain before all are looked at: a multiple of every unit of :data:`READABLE` that does
+not go through all rows. What is not of the pattern nearly always shows in them."""
 
 
-def _explains(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
-    """Whether ``pattern`` admits ``keep``, and its whole units hold as many zeros as it would have made."""
-    return _holds_zeros(pattern, keep, zeros) and pattern.admits(keep[:_STRIP]) and pattern.admits(keep)
-
-
-def _holds_zeros(pattern: Pattern, keep: Tensor, zeros: int) -> bool:
-    """Whether the whole units of ``pattern``, which must admit ``keep``, hold as many of the ``zeros`` as expected."""
+def _fixed(pattern: Pattern, keep: Tensor, zeros: int) -> Tensor | None:
+    """What stays where ``pattern``, which fixes its sparsity, explains the ``zeros``, else None."""
     shape = tuple(keep.shape)
     high, wide = pattern.grid(shape)
-    if pattern.fixes_sparsity:
-        made = high * wide * pattern.sparsity(None, shape)
-        return 0.98 * made <= zeros <= 1.02 * made
+    made = high * wide * pattern.sparsity(None, shape)
+    admitted = 0.98 * made <= zeros <= 1.02 * made and pattern.admits(keep[:_STRIP]) and pattern.admits(keep)
+    return keep if admitted else None
+
+
+def _whole_units(pattern: Pattern, keep: Tensor) -> Tensor | None:
+    """What stays where the whole units of ``pattern`` explain the zeros, else None."""
+    high, wide = pattern.grid(tuple(keep.shape))
     if high * wide == keep.numel():
-        return False  # units of one weight explain any zeros
-    left, matrix = pattern.remainder(shape), as_matrix(keep)
-    whole = matrix[: matrix.shape[0] - left.rows, : matrix.shape[1] - left.columns]
-    # A unit goes as a whole, so that every zero of a whole unit lies in one that went.
-    return whole.numel() - int(torch.count_nonzero(whole)) >= 0.98 * zeros
+        return None  # units of one weight explain any zeros
+    stays = keep
+    for part, share in ((keep[:_STRIP], 0.9), (keep, 0.98)):
+        stays = pattern.spread(pattern.pool(part.float()) > 0, tuple(part.shape))
+        zeros = part.numel() - int(torch.count_nonzero(part))
+        if part.numel() - int(torch.count_nonzero(stays)) < share * zeros:
+            return None
+    return stays

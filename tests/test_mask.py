@@ -67,7 +67,7 @@ def test_read_anything_else_as_unstructured():
 def test_zeros_outside_whole_units_need_an_explanation():
     """Of 66 rows, 64 fill a block; 3 % of the zeros lie in the two rows that are left."""
     weight = torch.zeros(66, 64)
-    weight[64:, 0] = 1
+    weight[64, 0] = weight[65, 1] = 1
     assert read_mask(weight).pattern == Unstructured()
     weight[64:] = 1
     assert read_mask(weight).pattern == Block(64, 64)
@@ -128,10 +128,21 @@ def test_reads_the_first_pattern_that_explains_the_zeros(pattern, shape, sparsit
     keep = pattern.select(torch.rand(shape, generator=generator), None if pattern.fixes_sparsity else sparsity)
     keep.view(-1)[torch.randint(keep.numel(), (flipped,), generator=generator)] ^= True
     weight = torch.where(keep, 1.0, 0.0)
+    legal = (p for p in READABLE if not keep.all() and not p.refuses(shape))
     expected = next(
-        (p for p in READABLE if not keep.all() and not p.refuses(shape) and explained(p, keep) and p.admits(keep)),
-        Unstructured(),
+        (p for p in legal if explained(p, keep) and (not p.fixes_sparsity or p.admits(keep))), Unstructured()
     )
     found = read_mask(weight)
     assert found.pattern == expected
+    assert bool((found.keep | ~keep).all())
+    if expected.fixes_sparsity or expected == Unstructured():
+        assert torch.equal(found.keep, keep)
+
+
+def test_a_kept_weight_may_happen_to_be_zero():
+    keep = Block(16, 16).select(torch.rand(128, 128, generator=torch.Generator().manual_seed(0)), 0.75)
+    weight = torch.where(keep, 1.0, 0.0)
+    weight[tuple(keep.nonzero()[7])] = 0.0
+    found = read_mask(weight)
+    assert found.pattern == Block(16, 16)
     assert torch.equal(found.keep, keep)
