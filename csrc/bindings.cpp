@@ -112,10 +112,15 @@ PYBIND11_MODULE(_C, m) {
       .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<Nm>(m, "Nm")
-      .def(py::init([](int64_t rows, int64_t columns, int64_t n, int64_t of, std::uintptr_t values,
-                       std::uintptr_t positions, std::uintptr_t tail) {
-        return new Nm(
-            {rows, columns, n, of, pointer<float>(values), pointer<uint8_t>(positions), pointer<float>(tail)});
+      .def(py::init([](int64_t rows, int64_t columns, int64_t n, int64_t of, const Memory& values,
+                       const Memory& positions, const Memory& tail) {
+        check_sizes("nm", {rows, columns, n, of});
+        check(1 <= n && n <= of, "nm: expected 1 <= n <= m, got " + std::to_string(n) + " of " + std::to_string(of));
+        const int64_t kept = columns / of * n;
+        return new Nm({rows, columns, n, of, elements<float>("nm values", values, product_of("nm values", rows, kept)),
+                       elements<uint8_t>("nm positions", positions,
+                                         product_of("nm positions", rows, nm_position_bytes(kept, of))),
+                       elements<float>("nm tail", tail, product_of("nm tail", rows, columns % of))});
       }))
       .def("multiply", multiplied_by(&Nm::multiply), py::call_guard<py::gil_scoped_release>());
 
@@ -142,8 +147,8 @@ PYBIND11_MODULE(_C, m) {
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<BlockHalf>(m, "BlockHalf")
-      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, bool emulated) {
-        return new BlockHalf(places, pointer<uint16_t>(values), emulated);
+      .def(py::init([](const BlockPlaces& places, const Memory& values, bool emulated) {
+        return new BlockHalf(places, block_values<uint16_t>(places, values), emulated);
       }))
       .def("multiply", multiplied_by(&BlockHalf::multiply), py::call_guard<py::gil_scoped_release>());
 

@@ -44,6 +44,8 @@ int64_t nm_reach(int64_t n, int64_t m) {
   return most * m;
 }
 
+int64_t nm_position_bytes(int64_t kept, int64_t m) { return (kept * position_bits(m) + 7) / 8; }
+
 Nm::Nm(const Parts& parts)
     : rows_(parts.rows), columns_(parts.columns), kernels_(&best_nm()), activations_(&best_activation()) {
   check(1 <= parts.n && parts.n <= parts.m && nm_reach(parts.n, parts.m) <= kMostReach,
@@ -78,12 +80,16 @@ void Nm::fill(const Parts& parts) {
 
 void Nm::fill_row(const Parts& parts, int64_t row) {
   const int bits = position_bits(parts.m);
-  const uint8_t* positions = parts.positions + row * ((kept_ * bits + 7) / 8);
+  const uint8_t* positions = parts.positions + row * nm_position_bytes(kept_, parts.m);
+  int64_t before = -1;
   const int64_t wide = bytes_per_piece(short_indices_);
   for (int64_t i = 0; i < kept_; ++i) {
     const int64_t position = field(positions, i, bits), piece = i / kNmLanes, lane = i % kNmLanes;
-    check(position < parts.m, "nm: row " + std::to_string(row) + ": expected positions below " +
-                                  std::to_string(parts.m) + ", got " + std::to_string(position));
+    if (i % parts.n == 0) before = -1;
+    if (position <= before || position >= parts.m)
+      check(false, "nm: row " + std::to_string(row) + ": expected positions that ascend in a group and lie below " +
+                       std::to_string(parts.m) + ", got " + std::to_string(position));
+    before = position;
     const int64_t place = (row / kNmRows * pieces_ + piece) * kNmRows + row % kNmRows;
     values_.data()[place * kNmLanes + lane] = parts.values[row * kept_ + i];
     uint8_t* indices = indices_.data() + place * wide;

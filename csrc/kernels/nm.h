@@ -65,5 +65,7 @@ class Nm {
 
 // Columns from the first to the last group that any piece touches, with groups of n of m.
 int64_t nm_reach(int64_t n, int64_t m);
+// Bytes that the positions of one row of `kept` weights take.
+int64_t nm_position_bytes(int64_t kept, int64_t m);
 
 }  // namespace sparsekit

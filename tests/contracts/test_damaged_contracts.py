@@ -204,8 +204,8 @@ def test_the_extension_itself_refuses_memory_and_sizes_that_do_not_fit(kernel, m
             wrong: list[object] = []
             if isinstance(part, tuple) and name != "ConvShape":
                 address, size = part
-                wrong = [(address, size - 1), (address, size + 1), (address, 0), (address + 1, size), (0, size)]
-                wrong += [(address, -size), (address, 2**62)]
+                wrong = [(address, size - 1), (address, size + 1), (address, 2**62)]
+                wrong += [(address, 0), (address + 1, size), (0, size), (address, -size)] if size else []
             elif type(part) is int and not (name == "ConvShape" and at == len(parts) - 1):  # there, the activation
                 assert part < 2**40, f"{name} takes an address without its bytes"
                 wrong = [-1, -(2**63), 2**31, 2**62, 2**63 - 1]

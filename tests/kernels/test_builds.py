@@ -64,7 +64,7 @@ def built(folder, **options):
 @SOURCES_ONLY
 def test_a_build_of_scalar_alone_says_so_and_multiplies(tmp_path):
     found = built(tmp_path, SPARSEKIT_BUILD_ISAS="scalar")
-    assert found.count("runs ") == 4
+    assert found.count("runs ") == 5
     assert "in use ['scalar']\nbuilt ['scalar']\nreason \n" in found
 
 
@@ -72,8 +72,8 @@ def test_a_build_of_scalar_alone_says_so_and_multiplies(tmp_path):
 def test_without_the_extension_kernels_refuse_and_the_rest_works(tmp_path):
     found = built(tmp_path, SPARSEKIT_NO_EXTENSION="1")
     assert list((tmp_path / "sparsekit").glob("*.so")) == []
-    assert found.count("refused ") == 4
-    assert found.count("the extension sparsekit._C is not built (No module named 'sparsekit._C')") == 5
+    assert found.count("refused ") == 5
+    assert found.count("the extension sparsekit._C is not built (No module named 'sparsekit._C')") == 6
     assert "in use []\nbuilt []\n" in found
 
 

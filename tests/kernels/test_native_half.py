@@ -53,7 +53,7 @@ def running(isa, threads=1):
 def bind_emulated(packed, activation="none"):
     packed = extension.laid_out(packed)
     places = extension.build("BlockPlaces", *places_of(packed))
-    native = extension.build("BlockHalf", places, extension.pointer(packed.values), True)
+    native = extension.build("BlockHalf", places, extension.memory(packed.values), True)
     return extension.multiply_with(native, packed.rows, activation)
 
 

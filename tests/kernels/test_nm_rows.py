@@ -72,5 +72,5 @@ def test_wide_groups_are_refused_in_a_sentence():
 def test_a_position_beyond_its_group_is_refused():
     packed = packed_as(2, 3, (4, 30))
     packed.positions[2] = 255
-    with pytest.raises(FormatError, match="row 2: expected positions below 3, got 3"):
+    with pytest.raises(FormatError, match="row 2: expected positions that ascend in a group and lie below 3, got 3"):
         NM_MV.bind(packed)

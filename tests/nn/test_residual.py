@@ -10,11 +10,11 @@ from torch import nn
 from torch.library import opcheck
 
 from sparsekit.errors import InputError, KernelError
-from sparsekit.formats import CSR, FORMATS, BlockCSR, Dense
+from sparsekit.formats import CSR, FORMATS, BlockCSR, Dense, NMPacked
 from sparsekit.kernels import KERNELS, Problem
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.nn import SparseLinear
-from sparsekit.patterns import Block, Unstructured
+from sparsekit.patterns import NM, Block, Unstructured
 from tests.nn.test_linear import sparse_layer
 from tests.numerics import assert_within, bound_of
 from tests.weights import random_mask, random_weight
@@ -37,7 +37,7 @@ def expected(x, weight, bias, residual, activation="none"):
 @given(st.sampled_from(OURS), st.sampled_from(ACTIVATIONS), st.integers(1, 37), st.integers(1, 40), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
 def test_kernels_add_it_on_their_own_after_the_activation(kernel, activation, batch, rows, columns):
-    pattern = Block(4, 4) if kernel.format is BlockCSR else Unstructured()
+    pattern = {BlockCSR: Block(4, 4), NMPacked: NM(2, 4)}.get(kernel.format, Unstructured())
     mask, weight = random_mask((rows, columns), pattern, 0.5), random_weight((rows, columns))
     weight = torch.where(mask.keep, weight, 0.0)
     packed = kernel.format.pack(weight, mask)

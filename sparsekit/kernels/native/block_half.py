@@ -19,7 +19,7 @@ def _bind(packed: Format, activation: str = "none") -> Multiply:
     assert isinstance(packed, BlockCSR)
     packed = extension.laid_out(packed)
     places = extension.build("BlockPlaces", *places_of(packed))
-    native = extension.build("BlockHalf", places, extension.pointer(packed.values), False)
+    native = extension.build("BlockHalf", places, extension.memory(packed.values), False)
     return extension.multiply_with(native, packed.rows, activation)
 
 

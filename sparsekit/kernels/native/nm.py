@@ -29,7 +29,7 @@ def _bind(packed: Format, activation: str = "none") -> Multiply:
     native = extension.build(
         "Nm",
         *(packed.rows, packed.columns, packed.n, packed.m),
-        *(extension.pointer(packed.values), extension.pointer(packed.positions), extension.pointer(packed.tail)),
+        *map(extension.memory, (packed.values, packed.positions, packed.tail)),
     )
     return extension.multiply_with(native, packed.rows, activation)
 

@@ -35,7 +35,8 @@ def widened(kernel: Kernel) -> Kernel:
 
     def bind(packed: Format, activation: str = "none") -> Multiply:
         dtype = packed.values.dtype
-        wide = {name: part.float() if part.is_floating_point() else part for name, part in packed.tensors().items()}
+        parts = extension.laid_out(packed).tensors()
+        wide = {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}
         multiply = kernel.bind(packed.from_parts(wide, packed.integers()), activation)
 
         def run(x: Tensor, bias: Tensor | None, *residual: Tensor | None) -> Tensor:
