@@ -100,6 +100,15 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<Int8BlockCsr>(m, "Int8BlockCsr")
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, std::uintptr_t scales) {
+        return new Int8BlockCsr(places, pointer<int8_t>(values), pointer<float>(scales));
+      }))
+      .def(py::init([](int64_t rows, int64_t columns, std::uintptr_t values, std::uintptr_t scales) {
+        return new Int8BlockCsr(rows, columns, pointer<int8_t>(values), pointer<float>(scales));
+      }))
+      .def("multiply", multiplied_by(&Int8BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<ConvShape>(m, "ConvShape")
       .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
                        std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {

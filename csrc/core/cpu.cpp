@@ -7,7 +7,8 @@
 namespace sparsekit {
 
 namespace {
-constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vpopcntdq, Isa::avx512bf16};
+constexpr Isa kAll[] = {Isa::scalar,     Isa::avx2,        Isa::avx512,    Isa::avx512vpopcntdq,
+                        Isa::avx512vnni, Isa::avx512vbmi2, Isa::avx512bf16};
 }
 
 const char* isa_name(Isa isa) {
@@ -16,6 +17,8 @@ const char* isa_name(Isa isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
     case Isa::avx512vpopcntdq: return "avx512vpopcntdq";
+    case Isa::avx512vnni: return "avx512vnni";
+    case Isa::avx512vbmi2: return "avx512vbmi2";
     case Isa::avx512bf16: return "avx512bf16";
   }
   return "unknown";
@@ -33,6 +36,9 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512vpopcntdq:
       // Its one kernel replaces the expand instruction, which is slow on AMD only.
       return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_is("amd");
+    case Isa::avx512vnni: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
+    case Isa::avx512vbmi2:
+      return cpu_runs(Isa::avx512vnni) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
     case Isa::avx512bf16: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
   }
   return false;
@@ -69,6 +75,7 @@ std::vector<std::string> cpu_features() {
   SPARSEKIT_FEATURE("avx512vl")
   SPARSEKIT_FEATURE("avx512vpopcntdq")
   SPARSEKIT_FEATURE("avx512vnni")
+  SPARSEKIT_FEATURE("avx512vbmi2")
   SPARSEKIT_FEATURE("avx512bf16")
 #undef SPARSEKIT_FEATURE
 #endif

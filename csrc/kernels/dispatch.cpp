@@ -56,6 +56,10 @@ const BlockGradKernels& best_block_grad(Isa most) {
   return *static_cast<const BlockGradKernels*>(best("block_grad", most).table);
 }
 
+const Int8BlockCsrKernels& best_int8_block_csr() {
+  return *static_cast<const Int8BlockCsrKernels*>(best("int8_block_csr", kAnyIsa).table);
+}
+
 std::vector<std::pair<std::string, std::string>> built_kernels() {
   std::vector<std::pair<std::string, std::string>> built;
   for (const Line& line : kLines) built.emplace_back(line.stem, isa_name(line.isa));

@@ -1,0 +1,73 @@
+"""Weights in 8 bits on the CPU: activations are rounded to 8 bits token by token, products are exact integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsekit.formats import Int8BlockCSR, Int8Dense
+from sparsekit.formats.base import Format, Refusal
+from sparsekit.kernels.activation import ACTIVATIONS
+from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.native import extension
+from sparsekit.kernels.native.block_csr import places_of
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_COLUMNS = 2**17
+"""Columns whose products still add up in 32 bits: ``kMostColumns``."""
+STEP = 4
+"""Columns that one instruction adds up."""
+
+
+def _multiply_with(native: Any, packed: Format, activation: str) -> Multiply:
+    """Wrap a native weight; other dtypes than float32 are converted on the way in and out."""
+    multiply, dtype = extension.multiply_with(native, packed.rows, activation), packed.dtype
+    if dtype == torch.float32:
+        return multiply
+    return lambda x, bias: multiply(x.float(), None if bias is None else bias.float()).to(dtype)
+
+
+def _scales(packed: Int8BlockCSR | Int8Dense) -> Tensor:
+    return packed.scales.float().contiguous()
+
+
+def _bind_blocks(packed: Format, activation: str = "none") -> Multiply:
+    assert isinstance(packed, Int8BlockCSR)
+    packed = extension.laid_out(packed)
+    places = extension.build("BlockPlaces", *places_of(packed))
+    scales = _scales(packed)
+    native = extension.build("Int8BlockCsr", places, extension.pointer(packed.values), extension.pointer(scales))
+    return _multiply_with(native, packed, activation)
+
+
+def _bind_dense(packed: Format, activation: str = "none") -> Multiply:
+    assert isinstance(packed, Int8Dense)
+    packed = extension.laid_out(packed)
+    scales, values = _scales(packed), extension.pointer(packed.values)
+    native = extension.build("Int8BlockCsr", packed.rows, packed.columns, values, extension.pointer(scales))
+    return _multiply_with(native, packed, activation)
+
+
+def refuses(problem: Problem) -> Refusal | None:
+    """Return why no native kernel of 8-bit weights runs ``problem``, or None."""
+    if problem.packed.columns > MOST_COLUMNS:
+        return Refusal(f"it runs weights of up to {MOST_COLUMNS} columns, not of {problem.packed.columns}")
+    return extension.refuses(problem, *DTYPES)
+
+
+def _refuses_blocks(problem: Problem) -> Refusal | None:
+    assert isinstance(problem.packed, Int8BlockCSR)
+    columns = problem.packed.block_columns
+    if columns % STEP:
+        return Refusal(f"it runs blocks of a multiple of {STEP} columns, not of {columns}")
+    return refuses(problem)
+
+
+INT8_BLOCK_CSR_MM = Kernel("int8_block_csr_mm_native", Int8BlockCSR, _refuses_blocks, _bind_blocks, ACTIVATIONS)
+"""Cost: 2 operations per stored weight and token, 128 an instruction where there is VNNI. The weight is copied into the
+order in which it is read; 16 outputs fill a vector, and blocks of fewer rows waste the rest."""
+
+INT8_DENSE_MM = Kernel("int8_dense_mm_native", Int8Dense, refuses, _bind_dense, ACTIVATIONS)
+"""Cost: 2 operations per weight and token; 1 byte per weight, copied into the order in which it is read."""
