@@ -42,7 +42,7 @@ ISA_FLAGS = {
     "avx512vpopcntdq": [*AVX512, "-mavx512vpopcntdq"],
     "avx512bf16": [*AVX512, "-mavx512bf16"],
     "avx512vnni": [*AVX512, "-mavx512vnni"],
-    "avx512vbmi2": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2"],
+    "avx512vbmi2": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512bitalg"],
 }
 BASE_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 ON_X86 = platform.machine().lower() in {"x86_64", "amd64"}

@@ -109,6 +109,14 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&Int8BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<Int8Bitmask>(m, "Int8Bitmask")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, std::uintptr_t values, std::uintptr_t bits,
+                       std::uintptr_t offsets, bool wide_offsets, std::uintptr_t scales) {
+        return new Int8Bitmask({rows, columns, nnz, pointer<int8_t>(values), pointer<uint16_t>(bits),
+                                pointer<void>(offsets), wide_offsets, pointer<float>(scales)});
+      }))
+      .def("multiply", multiplied_by(&Int8Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<ConvShape>(m, "ConvShape")
       .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
                        std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {

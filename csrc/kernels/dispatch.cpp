@@ -60,6 +60,10 @@ const Int8BlockCsrKernels& best_int8_block_csr() {
   return *static_cast<const Int8BlockCsrKernels*>(best("int8_block_csr", kAnyIsa).table);
 }
 
+const Int8BitmaskKernels& best_int8_bitmask() {
+  return *static_cast<const Int8BitmaskKernels*>(best("int8_bitmask", kAnyIsa).table);
+}
+
 std::vector<std::pair<std::string, std::string>> built_kernels() {
   std::vector<std::pair<std::string, std::string>> built;
   for (const Line& line : kLines) built.emplace_back(line.stem, isa_name(line.isa));

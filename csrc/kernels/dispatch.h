@@ -12,6 +12,7 @@
 #include "kernels/block_grad.h"
 #include "kernels/conv.h"
 #include "kernels/csr.h"
+#include "kernels/int8_bitmask.h"
 #include "kernels/int8_block_csr.h"
 #include "kernels/probe.h"
 
@@ -28,6 +29,7 @@ const ConvKernels& best_conv_bf16();
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
 const Int8BlockCsrKernels& best_int8_block_csr();
+const Int8BitmaskKernels& best_int8_bitmask();
 
 // (stem, instruction set) of every line that was built, in the order of preference.
 std::vector<std::pair<std::string, std::string>> built_kernels();

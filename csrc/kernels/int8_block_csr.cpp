@@ -29,6 +29,11 @@ std::vector<int64_t> one_block_per_row(int64_t rows, int64_t columns) {
 
 }  // namespace
 
+void check_int8_columns(int64_t columns) {
+  check(columns <= kMostColumns,
+        "int8: expected at most " + std::to_string(kMostColumns) + " columns, got " + std::to_string(columns));
+}
+
 Int8BlockCsr::Int8BlockCsr(const BlockPlaces& places, const int8_t* values, const float* scales)
     : rows_(places.rows),
       columns_(places.columns),
@@ -39,11 +44,10 @@ Int8BlockCsr::Int8BlockCsr(const BlockPlaces& places, const int8_t* values, cons
       kernels_(&best_int8_block_csr()),
       activations_(&best_activation()),
       offsets_(checked_blocks("int8_block_csr", places)) {
-  check(block_columns_ % 4 == 0, "int8_block_csr: expected blocks of a multiple of 4 columns, got " +
-                                     std::to_string(block_columns_));
+  check(block_columns_ % 4 == 0,
+        "int8_block_csr: expected blocks of a multiple of 4 columns, got " + std::to_string(block_columns_));
   padded_ = rounded_up(columns_, block_columns_);
-  for (int64_t b = 0; b < places.blocks; ++b)
-    first_steps_.push_back(static_cast<int32_t>(places.indices[b] * steps_));
+  for (int64_t b = 0; b < places.blocks; ++b) first_steps_.push_back(static_cast<int32_t>(places.indices[b] * steps_));
   place({values, block_rows_ * block_columns_, block_rows_, 1}, scales);
 }
 
@@ -63,8 +67,7 @@ Int8BlockCsr::Int8BlockCsr(int64_t rows, int64_t columns, const int8_t* values, 
 }
 
 void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
-  check(columns_ <= kMostColumns, "int8: expected at most " + std::to_string(kMostColumns) + " columns, got " +
-                                      std::to_string(columns_));
+  check_int8_columns(columns_);
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
   values_ = Aligned<int8_t>(static_cast<std::size_t>(offsets_[block_rows] * steps_ * lanes_ * 4));
   scales_.assign(static_cast<std::size_t>(block_rows * lanes_), 0.0f);
@@ -87,7 +90,8 @@ void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
 
 void Int8BlockCsr::multiply(const Product& product) const {
   static thread_local Scratch shared;
-  const int64_t chunk = std::max<int64_t>(kInt8Panel, kChunkBytes / std::max<int64_t>(padded_, 1) / kInt8Panel * kInt8Panel);
+  const int64_t chunk =
+      std::max<int64_t>(kInt8Panel, kChunkBytes / std::max<int64_t>(padded_, 1) / kInt8Panel * kInt8Panel);
   const int64_t panels = (product.batch + kInt8Panel - 1) / kInt8Panel;
   const int64_t panel_bytes = rounded_up(padded_ * kInt8Panel, 64);
   float* steps = shared.floats(static_cast<std::size_t>(panels * kInt8Panel + panels * panel_bytes / 4));
@@ -101,18 +105,19 @@ void Int8BlockCsr::multiply(const Product& product) const {
                          all + p * panel_bytes, steps + first);
     }
   });
-  const Int8BlocksView w = {rows_,           block_rows_,     lanes_,         steps_,        values_.data(),
-                            first_steps_.data(), offsets_.data(), scales_.data(), starts_.data()};
+  const Int8BlocksView w = {rows_,           block_rows_,    lanes_,        steps_, values_.data(), first_steps_.data(),
+                            offsets_.data(), scales_.data(), starts_.data()};
   const int64_t chunks = (product.batch + chunk - 1) / chunk;
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
   const int64_t work = (offsets_[block_rows] + rows_) * lanes_ * steps_ * product.batch;
   parallel(work, chunks * block_rows, [&](int part, int parts) {
     share_panels(offsets_, 1, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
       const int64_t first = c * chunk, tokens = std::min(chunk, product.batch - first);
-      kernels_->multiply(w, product, {all + first / kInt8Panel * panel_bytes, panel_bytes, padded_, steps + first, first, tokens},
+      kernels_->multiply(w, product,
+                         {all + first / kInt8Panel * panel_bytes, panel_bytes, padded_, steps + first, first, tokens},
                          begin, end);
-      product.activate(*activations_, rows_, first, first + tokens, begin * block_rows_,
-                       std::min(end * block_rows_, rows_));
+      product.finish(*activations_, rows_, first, first + tokens, begin * block_rows_,
+                     std::min(end * block_rows_, rows_));
     });
   });
 }

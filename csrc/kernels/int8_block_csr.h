@@ -20,20 +20,20 @@ constexpr int64_t kInt8Lanes = 16;
 struct Int8BlocksView {
   int64_t rows;
   int64_t block_rows;
-  int64_t lanes;          // block_rows, padded
-  int64_t steps;          // of four inputs, of one block
-  const int8_t* values;   // (blocks, steps, lanes, 4), on a cache line
-  const int32_t* columns; // the first step of each block
-  const int64_t* offsets; // block rows + 1
-  const float* scales;    // (block rows, lanes)
-  const int32_t* starts;  // (block rows, lanes): what sums begin with
+  int64_t lanes;           // block_rows, padded
+  int64_t steps;           // of four inputs, of one block
+  const int8_t* values;    // (blocks, steps, lanes, 4), on a cache line
+  const int32_t* columns;  // the first step of each block
+  const int64_t* offsets;  // block rows + 1
+  const float* scales;     // (block rows, lanes)
+  const int32_t* starts;   // (block rows, lanes): what sums begin with
 };
 
 // A chunk of tokens in 8 bits, panel after panel, each of `panel_bytes`.
 struct Int8Tokens {
   const uint8_t* panels;
   int64_t panel_bytes;
-  int64_t row_bytes;  // of a token that is read in place
+  int64_t row_bytes;   // of a token that is read in place
   const float* steps;  // one per token
   int64_t first, count;
 };
@@ -41,13 +41,17 @@ struct Int8Tokens {
 struct Int8BlockCsrKernels {
   int offset;  // of stored activations above their value
 
-  // Rounds the tokens [first, first + tokens) of x, at most kInt8Panel of them, into one panel, (padded / 4, kInt8Panel,
-  // 4) or for at most kInt8InPlace tokens (tokens, padded), and writes their steps. `rows` holds a whole panel.
+  // Rounds the tokens [first, first + tokens) of x, at most kInt8Panel of them, into one panel, (padded / 4,
+  // kInt8Panel, 4) or for at most kInt8InPlace tokens (tokens, padded), and writes their steps. `rows` holds a whole
+  // panel.
   void (*quantize)(const Product&, int64_t columns, int64_t padded, int64_t first, int64_t tokens, uint8_t* rows,
                    uint8_t* panel, float* steps);
   // y for a chunk of tokens and the block rows [begin, end).
   void (*multiply)(const Int8BlocksView&, const Product&, const Int8Tokens&, int64_t begin, int64_t end);
 };
+
+// Refuses weights whose sums of products would not fit into 32 bits.
+void check_int8_columns(int64_t columns);
 
 // Where in a buffer each weight of a block lies: block b, its column k and row r at values[b * block + k * column + r *
 // row].

@@ -1,5 +1,5 @@
-// The kernel for blocks of bytes, written once over `Simd` and `Bytes`: vectors run along a block's outputs, four inputs
-// of a token are broadcast.
+// The kernel for blocks of bytes, written once over `Simd` and `Bytes`: vectors run along a block's outputs, four
+// inputs of a token are broadcast.
 #pragma once
 
 #include <algorithm>

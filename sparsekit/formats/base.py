@@ -132,8 +132,13 @@ class Format(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weight, in which it is multiplied."""
-        typed: Tensor = getattr(self, self.typed_by)
-        return typed.dtype
+        return self.typed.dtype
+
+    @property
+    def typed(self) -> Tensor:
+        """The part that :attr:`typed_by` names."""
+        part: Tensor = getattr(self, self.typed_by)
+        return part
 
     @property
     def nbytes(self) -> int:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sparsekit.kernels
-from sparsekit.formats import Format
+from sparsekit.formats import Format, format_named
 from sparsekit.kernels.binding import bound
 from sparsekit.ops.checks import check_operands
 from sparsekit.ops.names import REMEMBERED, kernel_names, names_by_size
@@ -67,7 +68,7 @@ def _linear(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
     rows, columns = integers[:2]
-    check_operands(x, bias, parts[0], (rows, columns), "sparsekit::linear")
+    check_operands(x, bias, parts[_typed_by(format)], (rows, columns), "sparsekit::linear")
     lead = x.shape[:-1]
     batch = math.prod(lead)
     if batch == 0:
@@ -87,8 +88,15 @@ def _linear(
 def _linear_fake(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
-    check_operands(x, bias, parts[0], (integers[0], integers[1]), "sparsekit::linear")
+    check_operands(x, bias, parts[_typed_by(format)], (integers[0], integers[1]), "sparsekit::linear")
     return x.new_empty(*x.shape[:-1], integers[0])
+
+
+@lru_cache
+def _typed_by(format: str) -> int:
+    """Which part of a format has its dtype."""
+    family = format_named(format)
+    return family.tensor_names().index(family.typed_by)
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

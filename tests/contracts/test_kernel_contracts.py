@@ -5,13 +5,17 @@ import re
 import pytest
 import torch
 
-from sparsekit.formats import FORMATS, DeltaCSR
-from sparsekit.kernels import GRADIENT_KERNELS, KERNELS, REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, DeltaCSR
+from sparsekit.kernels import GRADIENT_KERNELS as EVERY_GRADIENT_KERNEL
+from sparsekit.kernels import KERNELS as EVERY_KERNEL
+from sparsekit.kernels import REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
 from sparsekit.kernels.candidates import candidates
 from sparsekit.patterns import NM, Block, Unstructured
 from tests.numerics import assert_product
 from tests.weights import random_mask, random_weight
 
+KERNELS = tuple(kernel for kernel in EVERY_KERNEL if kernel.format not in QUANTIZED_FORMATS)
+GRADIENT_KERNELS = tuple(kernel for kernel in EVERY_GRADIENT_KERNEL if kernel.format not in QUANTIZED_FORMATS)
 PATTERNS = ((Unstructured(), 0.6), (Block(4, 4), 0.5), (NM(2, 4), 0.1))
 
 
