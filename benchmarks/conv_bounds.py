@@ -1,6 +1,6 @@
 """What bounds a sparse convolution that is not its multiply-adds: ``python benchmarks/conv_bounds.py``.
 
-For each layer of ``sparsekit bench --conv``: the fastest dense way, the native kernel with every weight removed, which
+For each layer of ``sparsekit bench conv``: the fastest dense way, the native kernel with every weight removed, which
 packs the images and stores the bias, and the same with one output, which packs alone. Dense over the first is what no
 sparsity can pass; with the multiply-adds of 90 and 95 % zeros at the processor's measured peak, nothing overlapped, it
 is what to expect. All in one process, interleaved.

@@ -1,4 +1,4 @@
-"""The convolutions of ``sparsekit bench --conv`` on other libraries: ``python benchmarks/conv_peers.py``.
+"""The convolutions of ``sparsekit bench conv`` on other libraries: ``python benchmarks/conv_peers.py``.
 
 The layers at one image, fp32, with the masks of the 90 % rows. Other libraries run the layer dense, as that is all they
 do; in the same interleaved rounds are the fastest dense way of torch and every sparse kernel. ``pip install .[bench]``

@@ -1,9 +1,9 @@
 """Write the measured tables into README.md: ``python benchmarks/readme.py``.
 
-The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it, the first of the files that
-``sparsekit bench --output`` writes, ``training/`` as ``sparsekit bench --training --output`` writes it, and
-``methods/minilm.json`` of ``methods/minilm.py``, ``conv/`` as ``sparsekit bench --conv --output`` writes it, and
-``conv/cnn.json`` as ``sparsekit demo --model cnn`` does. Nothing in them is typed.
+The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it; ``linear/``, ``model/``,
+``training/`` and ``conv/`` as ``sparsekit bench linear --output benchmarks/results/linear`` writes them, and so on;
+``methods/minilm.json`` of ``methods/minilm.py``, and ``conv/cnn.json`` as ``sparsekit demo --model cnn`` writes it.
+Nothing in them is typed. As long as there is no ``linear/``, what was measured before there was one is shown.
 """
 
 import importlib.util
@@ -26,6 +26,8 @@ SHOWN = (
     "SparseGPT, residual targets, Sensitivity",
 )
 """Rows of the comparison of methods that are in the README."""
+USUAL, SHOWN_ZEROS = (1024, 4096), 0.8
+"""Inputs and outputs of the layer whose figures are in the README, and the zeros at which others are compared."""
 
 
 def demo_table() -> str:
@@ -41,7 +43,92 @@ def demo_table() -> str:
 
 
 def kernel_table() -> str:
-    path = next(path for path in sorted(RESULTS.glob("*.json")) if path.name != "demo.json")
+    """The usual shape on one thread, how shapes and threads compare with that, other libraries, and a whole model."""
+    path = next(iter(sorted((RESULTS / "linear").glob("*.json"))), None)
+    if path is None:
+        return kernel_table_before()
+    report = json.loads(path.read_text())
+    best: dict = {}  # by shape and threads: by pattern, weights and tokens, and sparsity, our fastest kernel's row
+    for row in (row for row in report["rows"] if row["sparsity"] and not row["peer"]):
+        key = row["pattern"], row["weights"], row["sizes"][0]
+        found = best.setdefault((tuple(row["sizes"][1:]), row["threads"]), {}).setdefault(key, {})
+        if row["speedup"] > found.get(row["sparsity"], {"speedup": 0.0})["speedup"]:
+            found[row["sparsity"]] = row
+    one = best.pop((USUAL, 1))
+    columns = sorted({sparsity for rows in one.values() for sparsity in rows})
+    lines = [f"| K={USUAL[0]} N={USUAL[1]}, 1 thread | dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
+    lines.append("|---|--:|" + "--:|" * len(columns))
+    for (pattern, weights, batch), rows in one.items():
+        dense = next(iter(rows.values()))["dense_seconds"] * 1e3
+        cells = [f"{rows[s]['speedup']:.2f}x" if s in rows else "" for s in columns]
+        lines.append(f"| {weights} {pattern} M={batch} | {dense:.3f} | " + " | ".join(cells) + " |")
+    where = f"every row is in `{path.with_suffix('.csv').relative_to(ROOT)}`"
+    parts = ["\n".join(lines), others_than_usual(one, best), peer_table(report, one), end_to_end()]
+    return "\n\n".join([*parts, f"Measured on {machine(report)}; weights come from memory in every call; {where}."])
+
+
+def others_than_usual(one: dict, best: dict) -> str:
+    """How the speedups of other shapes and threads compare with those of the table, on geometric average."""
+    found = []
+    for ((columns, rows), threads), cases in sorted(best.items()):
+        ratios = [
+            row["speedup"] / one[key][sparsity]["speedup"]
+            for key, by_sparsity in cases.items()
+            for sparsity, row in by_sparsity.items()
+            if sparsity in one.get(key, {})
+        ]
+        name = f"K={columns} N={rows} on {threads} thread{'s' * (threads > 1)}"
+        if ratios:
+            found.append(f"{name} {statistics.geometric_mean(ratios):.2f}")
+        else:
+            speedups = [row["speedup"] for by_sparsity in cases.values() for row in by_sparsity.values()]
+            found.append(f"{name}, other M, {min(speedups):.2f}x to {max(speedups):.2f}x")
+    return f"Of these speedups the other settings have, on geometric average: {'; '.join(found)}."
+
+
+def peer_table(report: dict, one: dict) -> str:
+    """How many times faster our fastest kernel is with unstructured zeros in fp32 than what others offer."""
+    ours = {key[2]: rows[SHOWN_ZEROS] for key, rows in one.items() if key[:2] == ("Unstructured()", "float32")}
+    lines = [f"| {SHOWN_ZEROS:.0%} unstructured zeros, fp32, 1 thread: times faster than | "]
+    lines[0] += " | ".join(f"M={batch}" for batch in ours) + " |"
+    lines.append("|---|" + "--:|" * len(ours))
+    cases = {row["case"] for row in ours.values()}
+    rows = [row for row in report["rows"] if row["peer"] and row["threads"] == 1 and row["case"] in cases]
+    for name in dict.fromkeys(row["kernel"] for row in rows):
+        found = {r["sizes"][0]: r for r in rows if r["kernel"] == name and r["sparsity"] in (0.0, SHOWN_ZEROS)}
+        cells = [f"{found[b]['seconds'] / row['seconds']:.2f}x" if b in found else "" for b, row in ours.items()]
+        reads = ", which reads the zeros" if any(row["sparsity"] for row in found.values()) else ", dense"
+        lines.append(f"| {name}{reads} | " + " | ".join(cells) + " |")
+    states = report.get("peers", {})
+    absent = [f"{name} ({state})" for name, state in states.items() if state.startswith("absent")]
+    versions = ", ".join(dict.fromkeys(state for state in states.values() if not state.startswith("absent")))
+    return "\n".join([*lines, "", f"With {versions}{'; not there: ' + ', '.join(absent) if absent else ''}."])
+
+
+def end_to_end() -> str:
+    """Whole models, from the last run of them."""
+    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None)
+    if path is None:
+        rows = [row for row in json.loads(before_linear().read_text())["rows"] if row["kernel"] == "compile"]
+        models = [f"{row['sparsity']:.0%} zeros {row['speedup']:.2f}x" for row in rows]
+        return f"End to end, MiniLM at 8 x 128 tokens, 2 threads, `compile` over eager: {', '.join(models)}."
+    report = json.loads(path.read_text())
+    lines = ["| whole model | threads | zeros | dense way | dense ms | ms | speedup |", "|---|--:|--:|---|--:|--:|--:|"]
+    for row in report["rows"]:
+        if row["sparsity"] or row["kernel"] == "compile":
+            lines.append(
+                f"| {row['case']} | {row['threads']} | {row['sparsity']:.0%} | {row['dense_kernel']} "
+                f"| {row['dense_seconds'] * 1e3:.1f} | {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
+            )
+    return "\n".join([*lines, "", f"Models measured on {machine(report)}."])
+
+
+def before_linear() -> Path:
+    return next(path for path in sorted(RESULTS.glob("*.json")) if path.name != "demo.json")
+
+
+def kernel_table_before() -> str:
+    path = before_linear()
     report = json.loads(path.read_text())
     products = [row for row in report["rows"] if row["kernel"] != "compile"]
     columns = sorted({row["sparsity"] for row in products})
@@ -52,11 +139,8 @@ def kernel_table() -> str:
         cells = [fastest([row for row in found if row["sparsity"] == s]) for s in columns]
         dense = found[0]["dense_seconds"] * 1e3
         lines.append(f"| {case} | {threads} | {dense:.2f} | " + " | ".join(cells) + " |")
-    models = [f"{r['sparsity']:.0%} zeros {r['speedup']:.2f}x" for r in report["rows"] if r["kernel"] == "compile"]
-    lines += ["", f"End to end, MiniLM at 8 x 128 tokens, 2 threads, `compile` over eager: {', '.join(models)}."]
-    return "\n".join(
-        [*lines, "", f"Measured on {machine(report)}; every kernel's row is in `{path.relative_to(ROOT)}`."]
-    )
+    where = f"Measured on {machine(report)}; every kernel's row is in `{path.relative_to(ROOT)}`."
+    return "\n".join([*lines, "", end_to_end(), "", where])
 
 
 def training_table() -> str:
@@ -115,7 +199,7 @@ def networks_table() -> str:
 
 
 def conv_results() -> dict:
-    """What ``sparsekit bench --conv --output benchmarks/results/conv`` wrote."""
+    """What ``sparsekit bench conv --output benchmarks/results/conv`` wrote."""
     others = ("bounds.json", "cnn.json", "peers.json")
     path = next(path for path in sorted((RESULTS / "conv").glob("*.json")) if path.name not in others)
     return json.loads(path.read_text())

@@ -66,6 +66,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of sparsekit; see sparsekit.kernels.native.";
   m.def("cpu_features", &cpu_features);
   m.def("isa_of", &isa_of, "The instruction set that the kernels of a stem would use now.");
+  m.def("amx_refusal", &amx_refusal, "Why AMX is not used on this machine, or nothing.");
   m.def("built_kernels", &built_kernels, "(stem, instruction set) of every kernel in this build.");
   m.def("peak_flops", &peak_flops, py::call_guard<py::gil_scoped_release>());
   m.def("read_bandwidth", &read_bandwidth, py::call_guard<py::gil_scoped_release>());
@@ -99,6 +100,12 @@ PYBIND11_MODULE(_C, m) {
         return new BlockCsr(places, pointer<float>(values));
       }))
       .def("multiply", multiplied_by(&BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BlockHalf>(m, "BlockHalf")
+      .def(py::init([](const BlockPlaces& places, std::uintptr_t values, bool emulated) {
+        return new BlockHalf(places, pointer<uint16_t>(values), emulated);
+      }))
+      .def("multiply", multiplied_by(&BlockHalf::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<Int8BlockCsr>(m, "Int8BlockCsr")
       .def(py::init([](const BlockPlaces& places, std::uintptr_t values, std::uintptr_t scales) {

@@ -97,7 +97,9 @@ def test_every_command_explains_itself(capsys, command):
         (("plan", MODEL, "--weights", "missing.safetensors"), "does not exist"),
         (("plan", MODEL, "--weights", "zoo.py"), "expected weights of this model"),
         (("unknown",), "No such command 'unknown'"),
-        (("bench", "--training", "--conv"), "expected one of --training and --conv, got both"),
+        (("bench", "everything"), "'everything' is not one of 'linear', 'conv', 'training', 'model'"),
+        (("bench", "conv", "--minutes", "1"), "--minutes: expected it with linear only, got conv"),
+        (("bench", "--minutes", "-1"), "-1.0 is not in the range"),
         (("demo", "--model", "bert"), "'bert' is not one of 'minilm', 'cnn'"),
         (("info", "--threads", "0"), "0 is not in the range"),
     ],
@@ -198,9 +200,50 @@ def test_bench_of_convolutions_ends_with_whole_networks(capsys, monkeypatch, qui
     asked = []
     monkeypatch.setattr(bench, "run_conv", lambda cases, tell: asked.append(cases) or [])
     monkeypatch.setattr(bench, "run_networks", lambda cases, tell: asked.append(cases) or [])
-    status, out, _ = run(capsys, "bench", "--conv", "--json", *(("--quick",) if quick else ()))
+    status, out, _ = run(capsys, "bench", "conv", "--json", *(("--quick",) if quick else ()))
     assert (status, json.loads(out)["rows"]) == (0, [])
     assert asked == ([bench.QUICK_CONV_CASES] if quick else [bench.CONV_CASES, bench.NETWORK_CASES])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ((), ("run_linear", bench.PROBLEMS)),
+        (("linear", "--quick"), ("run_linear", bench.QUICK_PROBLEMS)),
+        (("training",), ("run_training", bench.TRAINING_PROBLEMS)),
+        (("training", "--quick"), ("run_training", bench.QUICK_TRAINING_PROBLEMS)),
+        (("model",), ("run_models", bench.MODEL_CASES)),
+        (("model", "--quick"), ("run_models", bench.MODEL_CASES[:1])),
+    ],
+)
+def test_bench_measures_what_is_asked_for(capsys, monkeypatch, arguments, asked):
+    ran = []
+    for name in ("run_linear", "run_training", "run_models"):
+        monkeypatch.setattr(bench, name, lambda cases, tell, *rest, name=name: ran.append((name, cases)) or [])
+    status, out, _ = run(capsys, "bench", *arguments, "--json")
+    assert (status, json.loads(out)["rows"]) == (0, [])
+    assert ran == [asked]
+
+
+def test_bench_of_linear_layers_saves_rows_peers_and_pictures(capsys, monkeypatch, tmp_path):
+    given, drawn = [], []
+
+    def one_row(problems, tell, minutes, notes):
+        given.append(minutes)
+        notes.peers["a library"] = "absent: for a reason"
+        return [bench.Row("a case", 0.9, 1, "a kernel", 1.0, "dense", 2.0, floor=3.0)]
+
+    monkeypatch.setattr(bench, "run_linear", one_row)
+    monkeypatch.setattr(bench, "draw_linear", lambda content, path: drawn.append((content, path)) or [])
+    status, out, err = run(capsys, "bench", "--minutes", "2", "--output", str(tmp_path / "new"))
+    assert (status, given) == (0, [2.0])
+    assert "a library: absent: for a reason" in out
+    assert "2.00x" in out
+    assert "Saved" in err
+    (content, path), saved = drawn[0], json.loads(drawn[0][1].with_suffix(".json").read_text())
+    assert content == saved
+    assert saved["peers"] == {"a library": "absent: for a reason"}
+    assert path.with_suffix(".csv").exists()
 
 
 def test_info_asks_every_kernel(capsys):
@@ -217,6 +260,7 @@ def test_info_prints_tables(capsys):
     assert status == 0
     for word in ("processor", "formats", "kernels", *(kind["name"] for kind in gather()["formats"])):
         assert word in out
+    assert ("not used: " in out) == (gather()["native"]["amx"] != "")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,51 @@
 #include "core/cpu.h"
 
 #include <cstdlib>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "core/check.h"
 
 namespace sparsekit {
 
 namespace {
-constexpr Isa kAll[] = {Isa::scalar,     Isa::avx2,        Isa::avx512,    Isa::avx512vpopcntdq,
-                        Isa::avx512vnni, Isa::avx512vbmi2, Isa::avx512bf16};
+constexpr Isa kAll[] = {Isa::scalar,     Isa::avx2,        Isa::avx512,     Isa::avx512vpopcntdq,
+                        Isa::avx512vnni, Isa::avx512vbmi2, Isa::avx512bf16, Isa::amx};
 }
+
+#if defined(__x86_64__)
+namespace {
+
+// Whether the processor has AMX for bfloat16 and the operating system keeps its tiles.
+bool has_tiles() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c >> 27 & 1) == 0) return false;  // OSXSAVE
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tiles = d >> 24 & 1, bf16 = d >> 22 & 1;
+  if (!tiles || !bf16) return false;
+  unsigned low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;
+  return (low & kTileState) == kTileState;
+}
+
+// Linux grants the tiles to a process that asks for them.
+bool asks_for_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+#endif
 
 const char* isa_name(Isa isa) {
   switch (isa) {
@@ -20,6 +56,7 @@ const char* isa_name(Isa isa) {
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512vbmi2: return "avx512vbmi2";
     case Isa::avx512bf16: return "avx512bf16";
+    case Isa::amx: return "amx";
   }
   return "unknown";
 }
@@ -40,6 +77,10 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512vbmi2:
       return cpu_runs(Isa::avx512vnni) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
     case Isa::avx512bf16: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+    case Isa::amx: {
+      static const bool granted = has_tiles() && asks_for_tiles();
+      return granted && cpu_runs(Isa::avx512bf16);
+    }
   }
   return false;
 #else
@@ -49,7 +90,7 @@ bool cpu_runs(Isa isa) {
 
 Isa isa_limit() {
   const char* asked = std::getenv("SPARSEKIT_ISA");
-  if (asked == nullptr || *asked == '\0') return Isa::avx512bf16;
+  if (asked == nullptr || *asked == '\0') return Isa::amx;
   std::string names;
   for (Isa isa : kAll) {
     if (std::string(asked) == isa_name(isa)) return isa;
@@ -78,6 +119,7 @@ std::vector<std::string> cpu_features() {
   SPARSEKIT_FEATURE("avx512vbmi2")
   SPARSEKIT_FEATURE("avx512bf16")
 #undef SPARSEKIT_FEATURE
+  if (has_tiles()) found.push_back("amx-bf16");
 #endif
   return found;
 }

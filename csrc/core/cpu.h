@@ -15,6 +15,7 @@ enum class Isa {
   avx512vnni = 4,
   avx512vbmi2 = 5,
   avx512bf16 = 6,
+  amx = 7,
 };
 
 const char* isa_name(Isa isa);

@@ -13,8 +13,9 @@ namespace sparsekit {
 
 namespace {
 
-// Packed activations that stay in the second-level cache while the weight streams past.
-constexpr int64_t kChunkBytes = 512 << 10;
+// Packed activations that stay in the second-level cache while the weight streams past: a quarter of it, or the weight
+// drives them out.
+constexpr int64_t kChunkBytes = 256 << 10;
 // Fewer tokens than this are read in place: so few rows of x never compete for one set of the first-level cache.
 constexpr int64_t kPackFrom = 9;
 
@@ -52,7 +53,7 @@ void BlockCsr::multiply(const Product& product) const {
       }
       kernels_->multiply(w, product, panels, packed, first, tokens, begin, end);
       product.finish(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
-                       std::min(end * w.block_rows, w.rows));
+                     std::min(end * w.block_rows, w.rows));
     });
   });
 }

@@ -1,10 +1,9 @@
 // Blocks of several rows: every line that is read serves all rows of a group; included after one instruction set.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/conv.h"
 #include "kernels/conv_store.h"
+#include "simd/constant.h"
 #include "simd/unroll.h"
 
 namespace {
@@ -16,15 +15,6 @@ using sparsekit::ConvVectors;
 constexpr int64_t kOutputsAhead = 4;
 
 constexpr int kMostRows = kWidth == 16 ? sparsekit::kMostPanelRows : 6;
-
-// Calls body(constant) with the constant that `value`, in [1, most], is at run time.
-template <int kMost, class Body>
-void with_constant(int value, Body body) {
-  if constexpr (kMost > 1) {
-    if (value < kMost) return with_constant<kMost - 1>(value, body);
-  }
-  body(std::integral_constant<int, kMost>());
-}
 
 // kGroup rows from `row` on share every line that they read.
 template <class Element, int kRows, int kGroup>

@@ -22,15 +22,28 @@ const Line kLines[] = {
 #undef SPARSEKIT_KERNEL
 };
 
+// Whether the tiles of this processor do what their emulation does; found out once.
+bool tiles_work() {
+  static const bool work = [] {
+    for (const Line& line : kLines)
+      if (line.isa == Isa::amx && line.stem == std::string("block_half"))
+        return agree(*static_cast<const BlockHalfKernels*>(line.table), block_half_emulated);
+    return false;
+  }();
+  return work;
+}
+
+bool runs(Isa isa) { return cpu_runs(isa) && (isa != Isa::amx || tiles_work()); }
+
 const Line& best(const std::string& stem, Isa most) {
   const Isa limit = isa_limit();
   for (const Line& line : kLines)
-    if (stem == line.stem && line.isa <= limit && line.isa <= most && cpu_runs(line.isa)) return line;
+    if (stem == line.stem && line.isa <= limit && line.isa <= most && runs(line.isa)) return line;
   check(false, "no kernel of " + stem + " is built for this processor");
   return kLines[0];
 }
 
-constexpr Isa kAnyIsa = Isa::avx512bf16;
+constexpr Isa kAnyIsa = Isa::amx;
 
 }  // namespace
 
@@ -48,6 +61,14 @@ const ConvKernels& best_conv() { return *static_cast<const ConvKernels*>(best("c
 
 const ConvKernels& best_conv_bf16() { return *static_cast<const ConvKernels*>(best("conv_bf16", kAnyIsa).table); }
 
+const BlockHalfKernels& best_block_half(Isa most) {
+  return *static_cast<const BlockHalfKernels*>(best("block_half", most).table);
+}
+
+const CsrPanelsKernels& best_csr_panels(Isa most) {
+  return *static_cast<const CsrPanelsKernels*>(best("csr_panels", most).table);
+}
+
 const BlockCsrKernels& best_block_csr(Isa most) {
   return *static_cast<const BlockCsrKernels*>(best("block_csr", most).table);
 }
@@ -62,6 +83,16 @@ const Int8BlockCsrKernels& best_int8_block_csr() {
 
 const Int8BitmaskKernels& best_int8_bitmask() {
   return *static_cast<const Int8BitmaskKernels*>(best("int8_bitmask", kAnyIsa).table);
+}
+
+std::string amx_refusal() {
+#ifdef SPARSEKIT_WITHOUT_amx
+  return "this build has no AMX kernels";
+#else
+  if (!cpu_runs(Isa::amx)) return "the processor or the operating system has no AMX";
+  if (isa_limit() < Isa::amx) return "SPARSEKIT_ISA allows a lower instruction set only";
+  return tiles_work() ? "" : "AMX gave another product than its emulation";
+#endif
 }
 
 std::vector<std::pair<std::string, std::string>> built_kernels() {

@@ -10,8 +10,10 @@
 #include "kernels/bitmask.h"
 #include "kernels/block_csr.h"
 #include "kernels/block_grad.h"
+#include "kernels/block_half.h"
 #include "kernels/conv.h"
 #include "kernels/csr.h"
+#include "kernels/csr_panels.h"
 #include "kernels/int8_bitmask.h"
 #include "kernels/int8_block_csr.h"
 #include "kernels/probe.h"
@@ -25,11 +27,16 @@ const BitmaskKernels& best_bitmask();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();
 const ConvKernels& best_conv_bf16();
-// `most` lowers the limit further, for blocks too short to fill wide vectors.
+// `most` lowers the limit further, for blocks too short and tokens too few to fill wide vectors.
+const BlockHalfKernels& best_block_half(Isa most);
+const CsrPanelsKernels& best_csr_panels(Isa most);
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
 const Int8BlockCsrKernels& best_int8_block_csr();
 const Int8BitmaskKernels& best_int8_bitmask();
+
+// Why AMX is not used on this machine, or "".
+std::string amx_refusal();
 
 // (stem, instruction set) of every line that was built, in the order of preference.
 std::vector<std::pair<std::string, std::string>> built_kernels();

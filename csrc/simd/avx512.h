@@ -79,6 +79,16 @@ struct Simd {
     return fma(_mm512_castsi512_ps(_mm512_and_si512(a, high)), _mm512_castsi512_ps(_mm512_and_si512(b, high)), sum);
 #endif
   }
+  // The same with one pair for all lanes. GCC would broadcast it in an instruction of its own, which costs a slot that
+  // multiply-adds need.
+  static Vec mac_pair(Vec w, const float* x, Vec sum) {
+#ifdef __AVX512BF16__
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*x));
+    return sum;
+#else
+    return mac_pairs(w, set1(*x), sum);
+#endif
+  }
   // bfloat16 to fp32.
   static Vec load_halves(const uint16_t* p, Lanes lanes) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p)), 16));

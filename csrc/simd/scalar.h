@@ -76,6 +76,8 @@ struct Simd {
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) { return fma(high(w), high(x), fma(low(w), low(x), sum)); }
+  // The same with one pair for all lanes.
+  static Vec mac_pair(Vec w, const float* x, Vec sum) { return mac_pairs(w, set1(*x), sum); }
   // bfloat16 to fp32.
   static Vec load_halves(const uint16_t* p, Lanes lanes) {
     alignas(32) uint32_t out[kWidth] = {};

@@ -2,98 +2,227 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from sparsekit.bench.memory import cache_bytes, keep_memory
+from sparsekit.bench.peers import PEERS, Layer
+from sparsekit.bench.peers.presence import bind_peer
 from sparsekit.bench.problems import LinearProblem
-from sparsekit.bench.results import Row
-from sparsekit.bench.rounding import expect_exact
-from sparsekit.formats import Dense, Format
-from sparsekit.kernels import native
-from sparsekit.kernels.candidates import candidates
-from sparsekit.kernels.timing import fastest
+from sparsekit.bench.results import Notes, Row
+from sparsekit.bench.weights import WEIGHTS, Expected
+from sparsekit.formats import Format
+from sparsekit.kernels import Kernel, native
+from sparsekit.kernels.timing import HOST, fastest
 from sparsekit.mask import Mask
+from sparsekit.patterns import Pattern
 
-BUDGET_S = 2.0
+MINUTES = 13.0
+PEERS_SHARE = 3
+"""What a problem with peers takes of the time, where one without takes 1."""
+LOOKING = 0.7
+"""Share of the time that is for timing; the rest is for packing, compiling and checking."""
+SETTLE_S = 0.006
+"""How long the threads of torch wait for more work before they leave the cores to those of others."""
 
 Tell = Callable[[str], None]
 
 
-def run_linear(problems: Sequence[LinearProblem], tell: Tell = lambda _: None) -> Iterator[Row]:
-    """Check, then time every kernel that runs each problem.
+def run_linear(
+    problems: Sequence[LinearProblem],
+    tell: Tell = lambda _: None,
+    minutes: float = MINUTES,
+    notes: Notes | None = None,
+) -> Iterator[Row]:
+    """Check, then time every kernel that runs each problem, and the peers beside it.
+
+    Before each call as much memory is read as pushes everything out of the caches, and then the activations: as in a
+    model, whose weights come from memory while the layer before has just written the activations. This holds for all
+    alike, at every number of tokens.
 
     Args:
         problems: what to measure.
         tell: is told in a few words what comes next.
+        minutes: what the whole run may take; each problem gets its share of what is left.
+        notes: is told which peers there are and what the machine reaches.
 
     Yields:
-        One row per problem, sparsity, number of threads and sparse kernel.
+        One row per problem, sparsity, number of threads and way; dense ways have a sparsity of 0.
 
     Raises:
         KernelError: a kernel is wrong; it names the kernel, the problem and the error.
     """
-    before = torch.get_num_threads()
-    peaks = {threads: native.measured_peaks(threads).get("flops", 0.0) for p in problems for threads in p.threads}
+    keep_memory()
+    before, notes = torch.get_num_threads(), notes or Notes()
+    for threads in sorted({threads for problem in problems for threads in problem.threads}):
+        notes.peaks[threads] = native.measured_peaks(threads)
+    end = time.perf_counter() + 60 * minutes
+    left = sum(_share(problem) * len(problem.threads) for problem in problems)
     try:
         for problem in problems:
+            tell(f"{problem}, exact results")
+            bench = LinearBench(problem)
             for threads in problem.threads:
                 torch.set_num_threads(threads)
-                tell(f"{case_of(problem)}, {threads} thread{'s' if threads > 1 else ''}")
-                yield from _time(problem, threads, peaks[threads])
+                tell(f"{problem}, {threads} thread{'s' if threads > 1 else ''}")
+                share = max(0.0, end - time.perf_counter()) * _share(problem) / left
+                yield from bench.rows(threads, LOOKING * share, notes)
+                left -= _share(problem)
     finally:
         torch.set_num_threads(before)
 
 
-def case_of(problem: LinearProblem) -> str:
-    """How a problem is called in a table."""
-    return f"{problem.pattern} M={problem.batch} K={problem.columns} N={problem.rows}"
+def _share(problem: LinearProblem) -> int:
+    return 1 if problem.peers == "none" else PEERS_SHARE
 
 
-def _time(problem: LinearProblem, threads: int, peak: float) -> Iterator[Row]:
-    """Time all sparsities of a problem in the same rounds as the dense kernels."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(problem.batch, problem.columns, generator=generator)
-    weight = torch.randn(problem.rows, problem.columns, generator=generator)
-    bias = torch.randn(problem.rows, generator=generator)
-    calls: dict[tuple[str, float], Callable[[], Tensor]] = {}
-    packed: dict[tuple[str, float], Format] = {}
-    masks = {0.0: Mask(torch.ones_like(weight, dtype=torch.bool))}
-    masks |= {s: Mask(problem.pattern.select(weight.abs(), s), problem.pattern) for s in problem.floors}
-    for sparsity, mask in masks.items():
-        for kernel, stored in candidates(weight, mask, problem.batch):
-            if kernel.format is Dense and sparsity:
+@dataclass(frozen=True)
+class Way:
+    """One way to compute one product of a problem.
+
+    Args:
+        name, sparsity: what its row says.
+        call: computes it.
+        nbytes: of the packed weight; 0 where nobody knows.
+        version: of the library where it is a peer's.
+        own_threads, rounds: as for a :class:`~sparsekit.bench.peers.Peer`.
+    """
+
+    name: str
+    sparsity: float
+    call: Callable[[], Tensor]
+    nbytes: int = 0
+    version: str = ""
+    own_threads: bool = False
+    rounds: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others of the problem."""
+        return f"{self.name} {self.sparsity}"
+
+
+@lru_cache(maxsize=6)
+def _mask(pattern: Pattern, shape: tuple[int, int], dtype: torch.dtype, sparsity: float) -> Mask:
+    """The mask of one weight, kept for the next number of tokens."""
+    if sparsity == 0.0:
+        return Mask(torch.ones(shape, dtype=torch.bool))
+    keep = pattern.select(_weight(shape, dtype).float().abs(), None if pattern.fixes_sparsity else sparsity)
+    return Mask(keep, pattern)
+
+
+def _weight(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+class LinearBench:
+    """One problem: its operands, its masks, the packed weights and the exact results, by sparsity."""
+
+    def __init__(self, problem: LinearProblem) -> None:
+        kind, generator = WEIGHTS[problem.weights], torch.Generator().manual_seed(1)
+        shape = (problem.rows, problem.columns)
+        self.problem, self.kind = problem, kind
+        self.x = torch.randn(problem.batch, problem.columns, generator=generator).to(kind.dtype)
+        self.bias = torch.randn(problem.rows, generator=generator).to(kind.dtype)
+        self.weight = _weight(shape, kind.dtype)
+        self.masks = {s: _mask(problem.pattern, shape, kind.dtype, s) for s in (0.0, *problem.floors)}
+        self.expected = {s: Expected(self.x, self._pruned(s), self.bias) for s in self.masks}
+        self.packed = dict(self._packed())
+
+    def _pruned(self, sparsity: float) -> Tensor:
+        return torch.where(self.masks[sparsity].keep, self.weight, 0.0)
+
+    def _packed(self) -> Iterator[tuple[tuple[str, float], tuple[Kernel, Format]]]:
+        dense: set[str] = set()
+        for sparsity, mask in self.masks.items():
+            for kernel, stored in self.kind.ways(self.weight, mask, self.problem.batch):
+                if sparsity == 0.0:
+                    dense.add(kernel.name)
+                elif kernel.name in dense:
+                    continue
+                yield (kernel.name, sparsity), (kernel, stored)
+
+    def rows(self, threads: int, seconds: float, notes: Notes) -> Iterator[Row]:
+        """Check all ways, time them in the same rounds and yield their rows.
+
+        Args:
+            threads: how many torch uses now.
+            seconds: what the timing may take.
+            notes: see :func:`run_linear`.
+        """
+        evict = HOST.eviction(2 * cache_bytes(), self.x)
+        assert evict is not None
+
+        def evict_and_settle() -> None:
+            evict()
+            time.sleep(SETTLE_S)
+
+        with torch.no_grad():
+            ways = [*self._kernels(), *self._peers(threads, notes.peers)]
+            before = {way.key: evict_and_settle if way.own_threads else evict for way in ways}
+            times = fastest({way.key: way.call for way in ways}, seconds, before)
+        peak = notes.peaks.get(threads, {}).get("flops", 0.0)
+        own = [way for way in ways if not way.version]
+        beaten = ways if self.kind.rounds else own  # torch has no dense way in 8 bits that is prepacked as ours are
+        dense = min((way for way in beaten if way.sparsity == 0.0), key=lambda way: times[way.key])
+        best = {s: min((times[way.key] for way in own if way.sparsity == s), default=0.0) for s in self.masks}
+        for way in ways:
+            row = self._row(way, threads, times[way.key])
+            counts = peak and self.problem.weights == "float32" and not way.rounds
+            promised = not way.version and row.seconds == best[way.sparsity]
+            yield replace(
+                row,
+                dense_kernel=dense.name,
+                dense_seconds=times[dense.key],
+                share_of_peak=row.kept_flops / peak if counts else 0.0,
+                floor=self.problem.floors.get(way.sparsity) if promised else None,
+            )
+
+    def _kernels(self) -> Iterator[Way]:
+        for (name, sparsity), (kernel, stored) in self.packed.items():
+            call = partial(kernel.bind(stored), self.x, self.bias)
+            self._check(name, sparsity, call(), self.kind.rounds)
+            yield Way(name, sparsity, call, stored.nbytes)
+
+    def _peers(self, threads: int, told: dict[str, str]) -> Iterator[Way]:
+        for peer in PEERS:
+            if self.problem.peers == "none" or (self.problem.peers == "sparse" and not peer.sparse):
                 continue
-            multiply = kernel.bind(stored)
-            check(kernel.name, multiply(x, bias), x, torch.where(mask.keep, weight, 0.0), bias)
-            calls[kernel.name, sparsity] = partial(multiply, x, bias)
-            packed[kernel.name, sparsity] = stored
-    with torch.no_grad():
-        times = fastest({f"{name} {s}": call for (name, s), call in calls.items()}, BUDGET_S * len(problem.floors))
-    dense = min((name for name, s in calls if s == 0.0), key=lambda name: times[f"{name} 0.0"])
-    for (name, sparsity), stored in packed.items():
-        if sparsity == 0.0:
-            continue
-        seconds, operations = times[f"{name} {sparsity}"], 2.0 * problem.batch * masks[sparsity].nnz
-        yield Row(
-            case=case_of(problem),
-            sparsity=sparsity,
+            for sparsity in self.problem.floors if peer.sparse else (0.0,):
+                layer = Layer(self._pruned(sparsity), self.bias, self.x, self.problem.pattern, threads)
+                check = partial(self._check, peer.name, sparsity, rounds=peer.rounds or self.kind.rounds)
+                call = bind_peer(peer, layer, self.problem.weights, check, told)
+                if call is not None:
+                    yield Way(peer.name, sparsity, call, 0, told[peer.name], peer.own_threads, peer.rounds)
+
+    def _check(self, name: str, sparsity: float, y: Tensor, rounds: bool) -> None:
+        self.expected[sparsity].check(f"{self.problem}: {name}", y, rounds)
+
+    def _row(self, way: Way, threads: int, seconds: float) -> Row:
+        """What a row says of the way itself."""
+        problem, kept = self.problem, self.masks[way.sparsity].nnz
+        operations = 2.0 * problem.batch * kept
+        in_and_out = self.x.nbytes + problem.batch * problem.rows * self.x.element_size()
+        return Row(
+            case=str(problem),
+            sparsity=way.sparsity,
             threads=threads,
-            kernel=name,
+            kernel=way.name,
             seconds=seconds,
-            dense_kernel=dense,
-            dense_seconds=times[f"{dense} 0.0"],
+            dense_kernel="",
+            dense_seconds=0.0,
             kept_flops=operations / seconds,
-            dense_flops=2.0 * problem.batch * weight.numel() / seconds,
-            share_of_peak=operations / seconds / peak if peak else 0.0,
-            bandwidth=stored.nbytes / seconds,
-            floor=problem.floors[sparsity],
+            dense_flops=2.0 * problem.batch * self.weight.numel() / seconds,
+            bandwidth=way.nbytes / seconds,
+            peer=way.version,
+            weights=problem.weights,
+            pattern=str(problem.pattern),
+            sizes=(problem.batch, problem.columns, problem.rows),
+            kept=kept,
+            intensity=operations / (way.nbytes + in_and_out) if way.nbytes else 0.0,
         )
-
-
-def check(name: str, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Raise :class:`KernelError` unless ``y`` is ``x @ weight.T + bias`` up to rounding, element by element."""
-    exact = x.double() @ weight.double().T + bias.double()
-    expect_exact(name, y, exact, x.double().abs() @ weight.double().abs().T + bias.double().abs())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _ALL = 1 << 30
+_LEAST_CACHE = 32 << 20
 
 
 def keep_memory() -> None:
@@ -21,3 +24,14 @@ def keep_memory() -> None:
         return
     for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
         mallopt(threshold, _ALL)
+
+
+@cache
+def cache_bytes() -> int:
+    """The size of the largest cache of the first core, in bytes, at least 32 MB."""
+    sizes = [_LEAST_CACHE]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="utf-8").strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]) << 10)
+    return max(sizes)

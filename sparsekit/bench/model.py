@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sparsekit.batches import call_model
+from sparsekit.bench.encoders import TEXT, TEXTS, TOKENS, run_encoders
 from sparsekit.bench.linear import Tell
-from sparsekit.bench.problems import ModelCase
+from sparsekit.bench.problems import EncoderCase, ModelCase
 from sparsekit.bench.results import Row
 from sparsekit.demo.minilm.encoder import Batch, load_minilm
 from sparsekit.errors import KernelError
@@ -20,16 +21,16 @@ from sparsekit.planning import compile as compile_model
 from sparsekit.pruning import Magnitude, prune
 
 BUDGET_S = 8.0
-TEXTS, TOKENS = 8, 128
 CLOSE = 1e-3
 """How far a compiled model's outputs may be from the eager ones, absolute; they are of order 1."""
 
 
-def run_models(cases: Sequence[ModelCase], tell: Tell = lambda _: None) -> Iterator[Row]:
-    """Prune, compile, check and time the sentence encoder for each case.
+def run_models(cases: Sequence[ModelCase | EncoderCase], tell: Tell = lambda _: None) -> Iterator[Row]:
+    """Prune, compile, check and time the sentence encoder for each case in float32, and then those in bfloat16.
 
     Yields:
-        One row per case; "dense" is the unpruned model, eager.
+        One row per case in float32, for which "dense" is the unpruned model, eager; then what
+        :func:`~sparsekit.bench.encoders.run_encoders` yields.
 
     Raises:
         KernelError: a compiled model computes something else than the pruned one.
@@ -37,14 +38,16 @@ def run_models(cases: Sequence[ModelCase], tell: Tell = lambda _: None) -> Itera
     before = torch.get_num_threads()
     encoder = load_minilm()
     model = encoder.model.eval()
-    sheet = encoder.sheet("Sparse kernels turn zeros into time. " * 200, TEXTS, TOKENS)
+    sheet = encoder.sheet(TEXT, TEXTS, TOKENS)
     try:
         for case in cases:
-            torch.set_num_threads(case.threads)
-            tell(f"MiniLM, {case.sparsity:.0%} zeros, {case.threads} threads")
-            yield _time(model, sheet, case)
+            if isinstance(case, ModelCase):
+                torch.set_num_threads(case.threads)
+                tell(f"MiniLM, {case.sparsity:.0%} zeros, {case.threads} threads")
+                yield _time(model, sheet, case)
     finally:
         torch.set_num_threads(before)
+    yield from run_encoders([case for case in cases if isinstance(case, EncoderCase)], tell)
 
 
 def _time(model: nn.Module, sheet: Batch, case: ModelCase) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,7 @@ from sparsekit.patterns import AllTaps, Block, KernelSlice, OnePerKernel, Patter
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """One product ``(batch, columns) @ (rows, columns).T + bias`` in fp32.
+    """One product ``(batch, columns) @ (rows, columns).T + bias``.
 
     Args:
         batch: tokens, M.
@@ -20,6 +21,8 @@ class LinearProblem:
         pattern: how the weight is pruned.
         floors: by sparsity, the speedup over the fastest dense way that the kernels promise; None promises none.
         threads: numbers of threads to run on.
+        weights: how the weights are kept, as :data:`~sparsekit.bench.weights.WEIGHTS` calls it.
+        peers: which ways of other libraries are measured too.
     """
 
     batch: int
@@ -28,6 +31,12 @@ class LinearProblem:
     pattern: Pattern
     floors: dict[float, float | None] = field(default_factory=dict)
     threads: tuple[int, ...] = (1, 2)
+    weights: str = "float32"
+    peers: Literal["none", "sparse", "all"] = "none"
+
+    def __str__(self) -> str:
+        weights = "" if self.weights == "float32" else f" {self.weights}"
+        return f"{self.pattern}{weights} M={self.batch} K={self.columns} N={self.rows}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,26 @@ class ModelCase:
     sparsity: float
     floor: float
     threads: int = 2
+
+
+@dataclass(frozen=True)
+class EncoderCase:
+    """A text encoder at 8 x 128 tokens in bfloat16, pruned by magnitude in every encoder Linear.
+
+    Args:
+        encoder: "MiniLM", or "BERT-base" for one of its shape with random weights.
+        pattern: how the weights are pruned.
+        sparsity: fraction of zeros.
+        floor: the speedup over the fastest dense way in floating numbers that ``compile`` within ``torch.compile``
+            promises on processors with AMX.
+        threads: numbers of threads to run on.
+    """
+
+    encoder: str
+    pattern: Pattern
+    sparsity: float
+    floor: float
+    threads: tuple[int, ...] = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -119,26 +148,16 @@ class NetworkCase:
         return f"{self.network} {self.pattern}, 1 image of 224 px, compiled"
 
 
-PROBLEMS = (
-    LinearProblem(128, 1024, 4096, Unstructured(), {0.5: None, 0.7: None, 0.8: 2.3, 0.9: 4.5, 0.95: 8.0}),
-    LinearProblem(128, 1024, 4096, Block(16, 16), {0.5: None, 0.8: 4.0, 0.9: 7.5, 0.95: None}),
-    LinearProblem(1, 4096, 4096, Unstructured(), {0.5: 1.7, 0.7: None, 0.8: None, 0.9: 5.0, 0.95: None}),
-    LinearProblem(1, 4096, 4096, Block(16, 16), {0.5: None, 0.8: None, 0.9: None}),
-    LinearProblem(16, 1024, 4096, Unstructured(), {0.5: None, 0.8: None, 0.9: None, 0.95: None}),
-    LinearProblem(512, 1024, 1024, Unstructured(), {0.5: None, 0.8: None, 0.9: None, 0.95: None}),
-    LinearProblem(33, 1537, 771, Unstructured(), {0.5: None, 0.8: None, 0.9: None}),
-)
-QUICK_PROBLEMS = (
-    LinearProblem(128, 1024, 4096, Unstructured(), {0.9: 4.5}, (1,)),
-    LinearProblem(128, 1024, 4096, Block(16, 16), {0.9: 7.5}, (1,)),
-    LinearProblem(1, 4096, 4096, Unstructured(), {0.9: 5.0}, (1,)),
-)
 TRAINING_PROBLEMS = tuple(
     LinearProblem(512, 2048, 2048, Block(*sides), {0.5: None, 0.8: 1.0, 0.9: floor, 0.95: 1.0})
     for sides, floor in (((16, 16), 4.0), ((32, 32), 1.0), ((16, 1), 1.0))
 )
 QUICK_TRAINING_PROBLEMS = (LinearProblem(512, 2048, 2048, Block(16, 16), {0.8: 1.0, 0.9: 4.0}, (1,)),)
-MODEL_CASES = (ModelCase(0.9, 2.2), ModelCase(0.2, 0.97), ModelCase(0.0, 0.97))
+MODEL_CASES: tuple[ModelCase | EncoderCase, ...] = (
+    *(ModelCase(0.9, 2.2), ModelCase(0.2, 0.97), ModelCase(0.0, 0.97)),
+    *(EncoderCase("MiniLM", Block(32, 32), 0.8, 1.35), EncoderCase("MiniLM", Block(32, 32), 0.9, 1.5)),
+    *(EncoderCase("BERT-base", Block(32, 32), 0.8, 1.6), EncoderCase("BERT-base", Block(32, 32), 0.9, 2.0)),
+)
 CONV_1X1 = (ConvLayer(256, 1024, 1, 14), ConvLayer(1024, 256, 1, 14))
 CONV_3X3 = (
     ConvLayer(64, 64, 3, 56),

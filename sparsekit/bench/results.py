@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from sparsekit.planning.machine import describe_machine
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel on one problem, beside the fastest dense way in the same rounds.
+    """One way to compute one problem, beside the fastest dense way in the same rounds.
 
     Times are seconds, medians of interleaved rounds. ``kept_flops`` counts two operations per kept weight and token
     and second, ``dense_flops`` those of the dense product; ``share_of_peak`` is ``kept_flops`` over what this machine
-    reaches from registers; ``bandwidth`` is the packed weight's bytes per second.
+    reaches from registers; ``bandwidth`` is the packed weight's bytes per second; ``intensity`` is operations over the
+    bytes of packed weight, input and output. ``peer`` is library and version where it is not one of ours, ``sizes`` are
+    tokens, inputs and outputs, ``kept`` the number of kept weights. A sparsity of 0 is a dense way.
     """
 
     case: str
@@ -37,6 +40,12 @@ class Row:
     share_of_peak: float = 0.0
     bandwidth: float = 0.0
     floor: float | None = None
+    peer: str = ""
+    weights: str = "float32"
+    pattern: str = ""
+    sizes: tuple[int, ...] = ()
+    kept: int = 0
+    intensity: float = 0.0
 
     @property
     def speedup(self) -> float:
@@ -45,15 +54,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What a run tells beside its rows.
+
+    Args:
+        peers: by name, library and version of each way of others that was asked for, or why it is absent.
+        peaks: by number of threads, what the machine reaches: ``flops`` per second in fp32 and ``bandwidth`` in bytes.
+    """
+
+    peers: dict[str, str] = field(default_factory=dict)
+    peaks: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Results:
     """All rows of one run on one machine."""
 
     rows: tuple[Row, ...]
+    notes: Notes = field(default_factory=Notes)
 
     def as_json(self) -> dict[str, Any]:
-        """Return machine, instruction sets and rows as JSON types."""
+        """Return machine, instruction sets and rows as JSON types, figures to six digits."""
         machine = {**describe_machine(), "isa": native.describe()["in_use"], "flags": native.describe()["cpu_features"]}
-        return {"machine": machine, "rows": [{**asdict(row), "speedup": row.speedup} for row in self.rows]}
+        rows = [_rounded({**asdict(row), "sizes": list(row.sizes), "speedup": row.speedup}) for row in self.rows]
+        content = {"machine": machine, "rows": rows}
+        if self.notes.peers:
+            content["peers"] = self.notes.peers
+        if self.notes.peaks:
+            content["peaks"] = {str(threads): found for threads, found in self.notes.peaks.items()}
+        return content
 
     def save(self, folder: Path) -> Path:
         """Write ``<machine>.json`` and ``<machine>.csv`` to ``folder``; return the path without suffix."""
@@ -62,28 +91,51 @@ class Results:
         name = re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in content["rows"])
+        rest = json.dumps({**content, "rows": []}, indent=1)
+        text = rest.replace('"rows": []', f'"rows": [\n{lines}\n ]')  # a line for each, of which there are thousands
+        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         origin = {key: machine[key] for key in ("cpu", "commit", "torch", "python")}
+        origin["flags"] = " ".join(machine["flags"])
         with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*content["rows"][0], *origin], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({**row, **origin} for row in content["rows"])
+            for row in content["rows"]:
+                writer.writerow({**row, "sizes": "x".join(map(str, row["sizes"])), **origin})
         return path
 
     def tables(self) -> list[Table]:
-        """Return one table per case; a promise that is not kept stands in red."""
+        """Return one table per case; a promise that is not kept stands in red.
+
+        Of the kernels of a product, the fastest is shown; those that are not, and the dense ways, are in the files.
+        """
         made: dict[str, Table] = {}
-        for row in self.rows:
+        for row in self._shown():
             if row.case not in made:
                 made[row.case] = _headed(row.case)
             made[row.case].add_row(*_cells(row))
         return list(made.values())
+
+    def _shown(self) -> Iterator[Row]:
+        fastest: dict[tuple[str, int, float], float] = {}
+        for row in self.rows:
+            if not row.peer:
+                cell = row.case, row.threads, row.sparsity
+                fastest[cell] = min(row.seconds, fastest.get(cell, row.seconds))
+        for row in self.rows:
+            best = row.sparsity > 0.0 and row.seconds == fastest.get((row.case, row.threads, row.sparsity))
+            if row.peer or not row.sizes or best:
+                yield row
 
 
 def title() -> str:
     """Return processor, torch and commit in one line."""
     machine = describe_machine()
     return f"{machine['cpu']}, torch {machine['torch']}, commit {machine['commit'] or 'unknown'}"
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _headed(case: str) -> Table:
@@ -98,9 +150,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         f"{row.sparsity:.0%}",
         str(row.threads),
-        row.kernel,
-        f"{row.dense_seconds * 1e3:.3f}",
-        f"{row.seconds * 1e3:.3f}",
+        f"[dim]{row.kernel}[/dim]" if row.peer else row.kernel,
+        f"{row.dense_seconds * 1e3:.3g}",
+        f"{row.seconds * 1e3:.3g}",
         f"{row.speedup:.2f}x" if kept else f"[red]{row.speedup:.2f}x[/red]",
         f"{row.floor:g}x" if row.floor else "",
         f"{row.share_of_peak:.0%}" if row.share_of_peak else "",

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sparsekit.bench.linear import Tell, case_of, check
+from sparsekit.bench.linear import Tell
 from sparsekit.bench.problems import LinearProblem
 from sparsekit.bench.results import Row
+from sparsekit.bench.weights import Expected
 from sparsekit.errors import KernelError
 from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask
@@ -41,7 +42,7 @@ def run_training(problems: Sequence[LinearProblem], tell: Tell = lambda _: None)
         for problem in problems:
             for threads in problem.threads:
                 torch.set_num_threads(threads)
-                tell(f"training, {case_of(problem)}, {threads} thread{'s' if threads > 1 else ''}")
+                tell(f"training, {problem}, {threads} thread{'s' if threads > 1 else ''}")
                 yield from _time(problem, threads)
     finally:
         torch.set_num_threads(before)
@@ -65,7 +66,7 @@ def _time(problem: LinearProblem, threads: int) -> Iterator[Row]:
     for sparsity, floor in problem.floors.items():
         seconds = times[str(sparsity)]
         yield Row(
-            case=f"{KERNEL}, {case_of(problem)}",
+            case=f"{KERNEL}, {problem}",
             sparsity=sparsity,
             threads=threads,
             kernel=KERNEL,
@@ -107,8 +108,12 @@ def _check(layer: SparseLinear, mask: Mask, x: Tensor, grad: Tensor) -> None:
     if torch.count_nonzero(weight_grad[~mask.keep]):
         raise KernelError(f"{KERNEL}: expected no gradient of removed weights")
     with torch.no_grad():
-        check(f"{KERNEL}, output", layer(x), x, weight, layer.bias)
-        check(f"{KERNEL}, gradient of the input", x_grad, grad, weight.T, no_bias)
-        check(f"{KERNEL}, gradient of the bias", bias_grad[None], grad.new_ones(1, len(grad)), grad.T, no_bias)
+        _expect("output", layer(x), x, weight, layer.bias)
+        _expect("gradient of the input", x_grad, grad, weight.T, no_bias)
+        _expect("gradient of the bias", bias_grad[None], grad.new_ones(1, len(grad)), grad.T, no_bias)
         kept = torch.where(mask.keep, weight_grad, grad.T @ x)
-        check(f"{KERNEL}, gradient of the weight", kept, grad.T, x.T, no_bias)
+        _expect("gradient of the weight", kept, grad.T, x.T, no_bias)
+
+
+def _expect(what: str, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    Expected(x, weight, bias).check(f"{KERNEL}, {what}", y)

@@ -171,39 +171,37 @@ def plan(
 
 
 @app.command()
-@click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole model.")
-@click.option("--training", is_flag=True, help="Forward and backward of layers in training instead.")
-@click.option("--conv", is_flag=True, help="Convolutions and convolutional networks instead.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and CSV.")
+@click.argument("what", type=click.Choice(("linear", "conv", "training", "model")), default="linear")
+@click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole network.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="What a run of linear may take; about 13 otherwise.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, CSV and pictures.")
 @as_json
-def bench(quick: bool, training: bool, conv: bool, output: Path | None, as_json: bool) -> None:
-    """Check, then time every kernel against the fastest dense way on this machine."""
+def bench(what: str, quick: bool, minutes: float | None, output: Path | None, as_json: bool) -> None:
+    """Check, then time every kernel against the fastest dense way on this machine.
+
+    WHAT is linear: layers, and the ways of other libraries beside them; conv: convolutions and convolutional networks;
+    training: forward and backward of layers; model: a whole text encoder.
+    """
     from sparsekit import bench
 
-    if training and conv:
-        raise click.UsageError("--conv: expected one of --training and --conv, got both")
+    if minutes is not None and what != "linear":
+        raise click.UsageError(f"--minutes: expected it with linear only, got {what}")
     with Console(stderr=True).status("starting") as status:
-        if training:
-            problems = bench.QUICK_TRAINING_PROBLEMS if quick else bench.TRAINING_PROBLEMS
-            rows = list(bench.run_training(problems, status.update))
-        elif conv:
-            rows = list(bench.run_conv(bench.QUICK_CONV_CASES if quick else bench.CONV_CASES, status.update))
-            if output:  # a long run: what there is so far outlives what comes
-                bench.Results(tuple(rows)).save(output)
-            rows += [] if quick else bench.run_networks(bench.NETWORK_CASES, status.update)
-        else:
-            rows = list(bench.run_linear(bench.QUICK_PROBLEMS if quick else bench.PROBLEMS, status.update))
-            rows += [] if quick else bench.run_models(bench.MODEL_CASES, status.update)
-    results = bench.Results(tuple(rows))
+        results = bench.run(what, quick, minutes, status.update, output)
     if as_json:
         print_json(results.as_json())
     else:
-        console, dense = Console(), "nn.Linear" if training else "the fastest dense way, prepacked ones included"
-        console.print(f"{bench.title()}; speedup: over {dense}", highlight=False)
+        console = Console()
+        console.print(f"{bench.title()}; speedup: over {bench.DENSE[what]}", highlight=False)
         for table in results.tables():
             console.print(table)
+        for name, state in results.notes.peers.items():
+            console.print(f"{name}: {state}", highlight=False)
     if output:
-        Console(stderr=True).print(f"Saved {results.save(output)}.json and .csv.")
+        saved = results.save(output)
+        pictures = bench.draw_linear(results.as_json(), saved) if what == "linear" else []
+        also = "".join(f", {picture.name}" for picture in pictures)
+        Console(stderr=True).print(f"Saved {saved}.json and .csv{also}.")
 
 
 @app.command()

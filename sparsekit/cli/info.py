@@ -97,6 +97,8 @@ def _machine(found: dict[str, Any]) -> Table:
     table.add_row("features", " ".join(build["cpu_features"]) or "unknown")
     for stem, isa in build["in_use"].items():
         table.add_row(f"{stem} runs as", f"{isa}  (built: {', '.join(build['built'][stem])})")
+    if build["amx"]:
+        table.add_row("AMX", f"not used: {build['amx']}")
     if build["reason"]:
         table.add_row("native kernels", build["reason"])
     for name, fact in found["gpu"].items():

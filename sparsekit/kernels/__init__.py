@@ -13,6 +13,7 @@ from sparsekit.kernels.cuda import CUDA_KERNELS
 from sparsekit.kernels.native import (
     NATIVE_CONV_KERNELS,
     NATIVE_GRADIENT_KERNELS,
+    NATIVE_HALF_KERNELS,
     NATIVE_INT8_KERNELS,
     NATIVE_KERNELS,
 )
@@ -25,6 +26,7 @@ KERNELS: tuple[Kernel, ...] = (
     *CUDA_KERNELS,
     *TRITON_KERNELS,
     *NATIVE_KERNELS,
+    *NATIVE_HALF_KERNELS,
     *REFERENCE_KERNELS,
     *PREPACKED_KERNELS,
     *NATIVE_INT8_KERNELS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,13 @@ from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.activation import activated
 
 Multiply = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class MultiplyAdd(Protocol):
+    """A multiply that adds ``residual``, of the result's shape, to what it returns."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None, residual: Tensor | None = None, /) -> Tensor:
+        """Return ``activation(x @ W.T + bias) + residual``."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +108,30 @@ class Kernel(Runs[Problem]):
             packed tensors alive.
         activations: what the kernel can apply to its result on its own; ``bind`` takes the name of any but "none" as a
             second argument.
+        adds_residual: whether what ``bind`` returns takes a third argument, a residual ``(batch, rows)`` of any strides
+            or None, which it adds to the activated result.
     """
 
     bind: Callable[..., Multiply]
     activations: tuple[str, ...] = ("none",)
+    adds_residual: bool = False
 
-    def bind_with(self, packed: Format, activation: str) -> Multiply:
-        """Bind a weight so that ``activation`` is applied to every result, by the kernel itself where it can."""
-        if activation == "none":
-            return self.bind(packed)
-        if activation in self.activations:
-            return self.bind(packed, activation)
-        multiply = self.bind(packed)
-        return lambda x, bias: activated(multiply(x, bias), activation)
+    def bind_with(self, packed: Format, activation: str) -> MultiplyAdd:
+        """Bind a weight so that ``activation`` is applied to every result and a residual added to that.
+
+        The kernel itself does so where it can.
+        """
+        own = activation in self.activations
+        multiply: Any = self.bind(packed, activation) if own and activation != "none" else self.bind(packed)
+        if own and self.adds_residual:
+            return cast(MultiplyAdd, multiply)
+        after = "none" if own else activation
+
+        def finished(x: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
+            y = activated(multiply(x, bias), after)
+            return y if residual is None else y.add_(residual)
+
+        return finished
 
 
 @dataclass(frozen=True)

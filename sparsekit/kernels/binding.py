@@ -16,6 +16,7 @@ from sparsekit.kernels.base import (
     Gradients,
     Kernel,
     Multiply,
+    MultiplyAdd,
     PackedProblem,
     Problem,
     Runs,
@@ -39,7 +40,7 @@ class Bound:
         aliases = {name: tensor.detach() for name, tensor in packed.tensors().items()}
         self.packed = packed.from_parts(aliases, packed.integers())
         self.stamp = stamp
-        self.chosen: dict[tuple[object, ...], Multiply] = {}
+        self.chosen: dict[tuple[object, ...], Any] = {}
         """Room for the caller to remember which multiply it chose for which call."""
         self.places = places
         """What gradient kernels derived from the places of the kept weights; it outlives a change of the values."""
@@ -47,8 +48,8 @@ class Bound:
 
     def multiply(
         self, batch: int, names: Mapping[int, str], kernels: Iterable[Kernel], activation: str = "none"
-    ) -> Multiply:
-        """Return the bound multiply for ``batch``, ``activation`` applied; see :func:`select`."""
+    ) -> MultiplyAdd:
+        """Return the bound multiply for ``batch``, which activates and adds a residual; see :func:`select`."""
         kernel = select(Problem(self.packed, batch, torch.get_num_threads()), names, kernels)
         return self._once(kernel, (kernel.name, activation), lambda: kernel.bind_with(self.packed, activation))
 

@@ -33,11 +33,15 @@ def _onednn(weight: Tensor, batch: int, activation: str = "none") -> Multiply:
     attribute, way = _ATTRIBUTES[activation]
     prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
 
-    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(x: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
         if bias is not None:
             bias = bias.contiguous()  # oneDNN reads it as if it were
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, attribute, [], way)
-        return y
+        y: Tensor
+        if residual is not None and activation == "none":  # it fuses one of the two
+            y = torch.ops.mkldnn._linear_pointwise.binary(x, residual.resolve_neg(), prepacked, bias, "add")
+            return y
+        y = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, attribute, [], way)
+        return y if residual is None else y.add_(residual)
 
     return multiply
 
@@ -54,15 +58,15 @@ def _mkl(weight: Tensor, batch: int) -> Multiply:
 
 def _bind(packed: Format, prepare: Prepare) -> Multiply:
     """Pack for the batch size of the first call; others reuse that packing, which stays right and nearly as fast."""
-    prepared: list[Multiply] = []
+    prepared: list[Callable[..., Tensor]] = []
     lock = threading.Lock()
 
-    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(x: Tensor, bias: Tensor | None, *residual: Tensor | None) -> Tensor:
         if not prepared:
             with lock:
                 if not prepared:
                     prepared.append(prepare(packed.values, x.shape[0]))
-        return prepared[0](x, bias)
+        return prepared[0](x, bias, *residual)
 
     return multiply
 
@@ -94,7 +98,7 @@ def _bind_onednn(packed: Format, activation: str = "none") -> Multiply:
     return _bind(packed, partial(_onednn, activation=activation))
 
 
-DENSE_ONEDNN = Kernel("dense_linear_onednn", Dense, _refuses_onednn, _bind_onednn, ACTIVATIONS)
+DENSE_ONEDNN = Kernel("dense_linear_onednn", Dense, _refuses_onednn, _bind_onednn, ACTIVATIONS, adds_residual=True)
 """Cost: 2 FLOP per weight and token; a second copy of the weight in oneDNN's order."""
 
 DENSE_MKL = Kernel("dense_linear_mkl", Dense, _refuses_mkl, lambda packed: _bind(packed, _mkl))

@@ -66,7 +66,10 @@ HOST = HostClock()
 
 
 def fastest(
-    candidates: Mapping[str, Call], budget_s: float, before: Call | None = None, clock: Clock = HOST
+    candidates: Mapping[str, Call],
+    budget_s: float,
+    before: Call | Mapping[str, Call] | None = None,
+    clock: Clock = HOST,
 ) -> dict[str, float]:
     """Time every candidate in interleaved rounds, so that a machine that slows down slows all of them alike.
 
@@ -76,8 +79,8 @@ def fastest(
     Args:
         candidates: what to call, by name.
         budget_s: seconds to spend on all candidates together.
-        before: what to call, unmeasured, before every single call, such as what empties the caches; a sample is then
-            one call.
+        before: what to call, unmeasured, before every single call, such as what empties the caches, for all
+            candidates or by name; a sample is then one call.
         clock: that of the device that the candidates run on.
 
     Returns:
@@ -96,7 +99,7 @@ def fastest(
             break
         for name, call in ready.items():
             if before is not None:
-                before()
+                (before[name] if isinstance(before, Mapping) else before)()
             samples[name].append(clock.seconds(call, repeats[name]))
     medians = {name: statistics.median(times) for name, times in samples.items()}
     return dict(sorted(medians.items(), key=lambda item: item[1]))

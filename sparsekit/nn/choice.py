@@ -30,6 +30,8 @@ from sparsekit.patterns import NM, Block
 
 BUDGET_S = 0.2
 """Seconds that choosing a format by measurement takes."""
+THIN_ROWS = 8
+"""Rows of a block from which it is stored as a block on a CPU."""
 
 ROUNDED = "expected weights that can be trained, and those of {} are rounded to 8 bits"
 
@@ -37,16 +39,19 @@ ROUNDED = "expected weights that can be trained, and those of {} are rounded to 
 def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
     """Return the format that usually is the fastest for ``mask`` on the device that it is on.
 
-    A Block mask goes to block CSR. Else on a CPU the sparsity decides: CSR from 0.7, bitmask from 0.4, dense below. On
-    a GPU an NM(2, 4) mask goes to the N:M format, and the others to short distances from 0.9, where they are smaller
-    than a bitmask, bitmask from 0.4, dense below. A trainable weight that has zeros takes bitmask instead of dense,
-    which would not keep them, and of N:M, which may store more.
+    A Block mask goes to block CSR, but on a CPU to CSR where its blocks are thin and nothing is trained: they would
+    leave most lanes of a vector of outputs empty, and CSR loads a column of two rows once. Else on a CPU the sparsity
+    decides: CSR from 0.7, bitmask from 0.4, dense below. On a GPU an NM(2, 4) mask goes to the N:M format, and the
+    others to short distances from 0.9, where they are smaller than a bitmask, bitmask from 0.4, dense below. A
+    trainable weight that has zeros takes bitmask instead of dense, which would not keep them, and of N:M, which may
+    store more.
 
     On a GPU bitmask and distances are for small batches: unstructured zeros have no kernel there at a batch of 128 or
     more, nor have patterns and GPUs that every kernel refuses. Such calls run dense, by a copy that is unpacked once.
     """
     if isinstance(mask.pattern, Block):
-        return BlockCSR
+        thin = mask.pattern.rows < THIN_ROWS and not (trainable or _on_gpu(mask))
+        return CSR if thin else BlockCSR
     sparsity, on_gpu = mask.sparsity, _on_gpu(mask)
     if on_gpu and mask.pattern == NM(2, 4) and not trainable:
         return NMPacked

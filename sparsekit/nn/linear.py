@@ -15,7 +15,7 @@ import sparsekit.kernels
 from sparsekit.errors import FormatError, LayerError
 from sparsekit.formats import Format
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
-from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.base import Kernel, MultiplyAdd, Problem
 from sparsekit.kernels.binding import Bound, version
 from sparsekit.kernels.candidates import candidates
 from sparsekit.mask import Mask
@@ -23,8 +23,8 @@ from sparsekit.nn.activation import module_of
 from sparsekit.nn.choice import by_measurement, by_rule, pack_as
 from sparsekit.nn.dense import bias_of, mask_of, weight_of
 from sparsekit.nn.packed import PREFIX, PackedLayer, expect_alike
-from sparsekit.nn.ready import is_plain, needs_gradient
-from sparsekit.ops import call_linear, check_bias, check_operands, kernel_names
+from sparsekit.nn.ready import Ready, is_plain, needs_gradient
+from sparsekit.ops import call_finished, call_linear, check_bias, check_operands, check_residual, kernel_names
 
 
 class SparseLinear(PackedLayer):
@@ -133,11 +133,15 @@ class SparseLinear(PackedLayer):
         new = cls(packed, bias, kernel_by_batch=kernels, trainable=trainable, activation=activation)
         return new.train(linear.training)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return ``input @ weight.T + bias``, activated, for ``input`` ``(..., in_features)``.
 
+        Args:
+            input: of the layer's dtype and device.
+            residual: ``(..., out_features)`` of the same, is added to the activated result; nothing is broadcast.
+
         Raises:
-            InputError: the input has another dtype, device or last dimension than the layer.
+            InputError: the input or the residual has another dtype, device or shape than the layer takes.
             KernelError: no kernel runs the problem.
         """
         x, bias = input, self.bias
@@ -146,7 +150,7 @@ class SparseLinear(PackedLayer):
         except KeyError:  # a trainable layer
             values = self._parameters[PREFIX + "values"]  # type: ignore[assignment]
         if torch.compiler.is_compiling() or not is_plain(x) or needs_gradient(x, bias, values):
-            return self._through_operator(x, bias)
+            return self._through_operator(x, bias, residual)
         ready = self._ready
         if (
             ready is None
@@ -164,6 +168,8 @@ class SparseLinear(PackedLayer):
             or (bias is not None and not ready.takes(bias))
         ):
             x = self._checked(x, bias)
+        if residual is not None:
+            return self._with_residual(x, bias, residual, ready)
         flat = len(shape) == 2
         batch = shape[0] if flat else math.prod(shape[:-1])
         if batch == 0:
@@ -182,16 +188,46 @@ class SparseLinear(PackedLayer):
         after = module_of(self.activation)
         return (nn.Sequential(dense, after) if after else dense).train(self.training)
 
-    def _through_operator(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _with_residual(self, x: Tensor, bias: Tensor | None, residual: Tensor, ready: Ready) -> Tensor:
+        """Call the kernel directly with a checked ``x``, and add ``residual``."""
+        residual = self._checked_residual(x, residual)
+        if not is_plain(residual) or (torch.is_grad_enabled() and residual.requires_grad):
+            return self._through_operator(x, bias, residual)
+        shape = residual.shape
+        batch = math.prod(shape[:-1])
+        if batch == 0:
+            return x.new_empty(shape)
+        multiply = ready.runs.get(batch) or self._get_run(batch, ready)
+        y = multiply(x.reshape(batch, self.in_features), bias, residual.reshape(batch, self.out_features))
+        return y.reshape(shape)
+
+    def _through_operator(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         x = self._checked(x, bias)
-        parts = [getattr(self, name) for name in self._part_names]
+        if residual is not None:
+            residual = self._checked_residual(x, residual)
+        parts, integers = [getattr(self, name) for name in self._part_names], list(self._integer_values)
         names = (self.format.name, kernel_names(self.kernel_by_batch))
-        return APPLY[self.activation](call_linear(x, bias, parts, list(self._integer_values), names))
+        grad = torch.is_grad_enabled() and residual is not None and residual.requires_grad
+        if (self.activation == "none" and residual is None) or grad or needs_gradient(x, bias, parts[0]):
+            y = APPLY[self.activation](call_linear(x, bias, parts, integers, names))
+            return y if residual is None else y + residual
+        return call_finished(x, bias, residual, parts, integers, (*names, self.activation))
+
+    def _checked_residual(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return ``residual``, under autocast in the dtype of ``x``, which is the weight's.
+
+        Raises:
+            InputError: it does not fit the result.
+        """
+        if residual.dtype != x.dtype and residual.is_floating_point() and torch.is_autocast_enabled(x.device.type):
+            residual = residual.to(x.dtype)
+        check_residual(residual, x, x, self.out_features, self.label)
+        return residual
 
     def _check_input(self, x: Tensor, bias: Tensor | None, values: Tensor) -> None:
         check_operands(x, bias, values, (self.out_features, self.in_features), self.label)
 
-    def _bind(self, weight: Bound, key: Any) -> Multiply:
+    def _bind(self, weight: Bound, key: Any) -> MultiplyAdd:
         return weight.multiply(key, self.kernel_by_batch, self._own_kernels(), self.activation)
 
     def _own_kernels(self) -> tuple[Kernel, ...]:

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from sparsekit.errors import FormatError, KernelError, LayerError
 from sparsekit.formats import Format, Quantized, format_named
 from sparsekit.formats.base import as_signed, as_unsigned
-from sparsekit.kernels.base import Multiply, PackedProblem, Runs, choose
+from sparsekit.kernels.base import PackedProblem, Runs, choose
 from sparsekit.kernels.binding import Bound, bound, version
 from sparsekit.nn.choice import ROUNDED
 from sparsekit.nn.ready import Ready
@@ -125,7 +125,7 @@ class PackedLayer(nn.Module):
         """Raise :class:`InputError` unless input and bias fit the layer."""
 
     @abstractmethod
-    def _bind(self, weight: Bound, key: Any) -> Multiply:
+    def _bind(self, weight: Bound, key: Any) -> Callable[..., Tensor]:
         """Return the bound kernel for inputs of the size ``key``."""
 
     @abstractmethod
@@ -151,7 +151,7 @@ class PackedLayer(nn.Module):
         self._ready = ready
         return ready
 
-    def _get_run(self, key: Hashable, ready: Ready) -> Multiply:
+    def _get_run(self, key: Hashable, ready: Ready) -> Callable[..., Tensor]:
         packed = self.packed
         run = self._bind(bound(packed.name, list(packed.tensors().values()), self._integer_values), key)
         if len(ready.runs) < REMEMBERED:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-from sparsekit.kernels.base import Multiply
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Ready:
     dtype: torch.dtype
     device: torch.device
     bias_shape: torch.Size
-    runs: dict[Hashable, Multiply] = field(default_factory=dict)
+    runs: dict[Hashable, Callable[..., Tensor]] = field(default_factory=dict)
     """The bound kernel by the size of the input."""
 
     def takes(self, bias: Tensor) -> bool:

@@ -43,6 +43,17 @@ def check_bias(bias: Tensor, values: Tensor, rows: int, where: str) -> None:
     _check_kind("bias", bias, values, where)
 
 
+def check_residual(residual: Tensor, x: Tensor, values: Tensor, rows: int, where: str) -> None:
+    """Raise :class:`InputError`, which begins with ``where``, unless ``residual`` has the shape of the result of ``x``.
+
+    Nothing is broadcast: a residual that is smaller than the result is more likely a mistake.
+    """
+    expected = (*x.shape[:-1], rows)
+    if residual.shape != expected:
+        raise InputError(f"{where}: expected a residual of shape {tuple(expected)}, got {tuple(residual.shape)}")
+    _check_kind("residual", residual, values, where)
+
+
 def _check_kind(what: str, tensor: Tensor, values: Tensor, where: str) -> None:
     if tensor.dtype != values.dtype:
         raise InputError(f"{where}: expected {_short(values.dtype)} {what}, got {_short(tensor.dtype)}")

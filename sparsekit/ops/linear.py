@@ -4,9 +4,12 @@
 integers of a format in the order of its fields. ``kernels`` may name a kernel for some batch sizes, as in
 ``"1=csr_mv_native 128=csr_mm_native"``, or be empty; elsewhere the first kernel that does not refuse runs.
 
-Input, bias and the floating parts get gradients of any order: ``sparsekit::linear_grad_x`` multiplies by the weight
-itself, ``sparsekit::linear_grad_part`` multiplies two dense matrices at the stored weights only, and the derivatives of
-the three are calls of the three. All compute in the weight's dtype, under autocast as well.
+``sparsekit::linear_finished`` applies an activation besides and adds a residual, while the result is in the caches. It
+has no gradients, and layers call it where none is needed.
+
+Input, bias and the floating parts of the product get gradients of any order: ``sparsekit::linear_grad_x`` multiplies by
+the weight itself, ``sparsekit::linear_grad_part`` multiplies two dense matrices at the stored weights only, and the
+derivatives of the three are calls of the three. All compute in the weight's dtype, under autocast as well.
 """
 
 from __future__ import annotations
@@ -20,14 +23,20 @@ import torch
 from torch import Tensor
 
 import sparsekit.kernels
+from sparsekit.errors import KernelError
 from sparsekit.formats import Format, format_named
 from sparsekit.kernels.binding import bound
-from sparsekit.ops.checks import check_operands
+from sparsekit.ops.checks import check_operands, check_residual
 from sparsekit.ops.names import REMEMBERED, kernel_names, names_by_size
 
 torch.library.define(
     "sparsekit::linear",
     "(Tensor x, Tensor? bias, Tensor[] parts, int[] integers, str format, str kernels) -> Tensor",
+)
+torch.library.define(
+    "sparsekit::linear_finished",
+    "(Tensor x, Tensor? bias, Tensor? residual, Tensor[] parts, int[] integers, str format, str kernels, "
+    "str activation) -> Tensor",
 )
 torch.library.define("sparsekit::linear_grad_x", "(Tensor grad, Tensor[] parts, int[] integers, str format) -> Tensor")
 torch.library.define(
@@ -64,22 +73,53 @@ def call_linear(
     return y
 
 
+def call_finished(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    parts: list[Tensor],
+    integers: list[int],
+    names: tuple[str, str, str],
+) -> Tensor:
+    """Call the operator without gradients; ``names`` is the format's name, the kernels string and the activation."""
+    y: Tensor = torch.ops.sparsekit.linear_finished.default(x, bias, residual, parts, integers, *names)
+    return y
+
+
 def _linear(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
+    return _finished(x, bias, None, parts, integers, format, kernels, "none")
+
+
+def _finished(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    parts: Sequence[Tensor],
+    integers: Sequence[int],
+    *names: str,
+) -> Tensor:
+    """Run the operator; ``names`` is the format's name, the kernels string and the activation."""
+    format, kernels, activation = names
     rows, columns = integers[:2]
-    check_operands(x, bias, parts[_typed_by(format)], (rows, columns), "sparsekit::linear")
+    typed = parts[_typed_by(format)]
+    check_operands(x, bias, typed, (rows, columns), "sparsekit::linear")
+    if residual is not None:
+        check_residual(residual, x, typed, rows, "sparsekit::linear")
     lead = x.shape[:-1]
     batch = math.prod(lead)
     if batch == 0:
         return x.new_empty(*lead, rows)
     weight = bound(format, parts, integers)
-    key = (batch, torch.get_num_threads(), kernels)
+    key = (batch, torch.get_num_threads(), kernels, activation)
     multiply = weight.chosen.get(key)
     if multiply is None:
-        multiply = weight.multiply(batch, names_by_size(kernels), sparsekit.kernels.KERNELS)
+        multiply = weight.multiply(batch, names_by_size(kernels), sparsekit.kernels.KERNELS, activation)
         if len(weight.chosen) < REMEMBERED:
             weight.chosen[key] = multiply
+    if residual is not None:
+        return multiply(x.reshape(batch, columns), bias, residual.reshape(batch, rows)).reshape(*lead, rows)
     if x.dim() == 2:
         return multiply(x, bias)
     return multiply(x.reshape(batch, columns), bias).reshape(*lead, rows)
@@ -97,6 +137,28 @@ def _typed_by(format: str) -> int:
     """Which part of a format has its dtype."""
     family = format_named(format)
     return family.tensor_names().index(family.typed_by)
+
+
+def _finished_fake(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    parts: Sequence[Tensor],
+    integers: Sequence[int],
+    *names: str,
+) -> Tensor:
+    format, kernels, _ = names
+    if residual is not None:
+        check_residual(residual, x, parts[_typed_by(format)], integers[0], "sparsekit::linear")
+    return _linear_fake(x, bias, parts, integers, format, kernels)
+
+
+def _finished_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save nothing: there is no gradient."""
+
+
+def _finished_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    raise KernelError("sparsekit::linear_finished has no gradient: call sparsekit::linear, activate and add")
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -186,6 +248,7 @@ def _grad_part_backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
 
 for _name, _run, _fake, _backward, _context in (
     ("sparsekit::linear", _linear, _linear_fake, _linear_backward, _linear_context),
+    ("sparsekit::linear_finished", _finished, _finished_fake, _finished_backward, _finished_context),
     ("sparsekit::linear_grad_x", _grad_x, _grad_x_fake, _grad_x_backward, _grad_x_context),
     ("sparsekit::linear_grad_part", _grad_part, _grad_part_fake, _grad_part_backward, _grad_part_context),
 ):

@@ -6,12 +6,13 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from sparsekit.kernels.base import Multiply
 from sparsekit.kernels.candidates import candidates, conv_candidates
@@ -61,6 +62,11 @@ class Job(ABC):
     @abstractmethod
     def example(self) -> Tensor:
         """Return an input, by a random generator of its own: the user's random numbers stay what they are."""
+
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """Return the same job in another dtype."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, weight=self.weight.to(dtype), bias=bias)
 
     @abstractmethod
     def calls(self, x: Tensor) -> dict[str, Call]:
@@ -148,6 +154,11 @@ class ConvJob(Job):
         shape = (batch, self.border.convolution.in_channels, height, width)
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(self.weight)
         return x.contiguous(memory_format=MEMORY_FORMATS[self.order])
+
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """See :class:`Job`."""
+        dense = tuple(copy.deepcopy(layer).to(dtype) for layer in self.dense)
+        return replace(super().in_dtype(dtype), dense=dense)
 
     def calls(self, x: Tensor) -> dict[str, Call]:
         """Return every way to convolve ``x`` that leaves a result in the same order."""

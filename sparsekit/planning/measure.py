@@ -12,10 +12,19 @@ from sparsekit.kernels.timing import fastest
 from sparsekit.planning.cache import Times
 from sparsekit.planning.jobs import AS_IS, EAGER, Call, Job
 
-FIRST_LOOK_S = 0.0  # the fewest rounds
+FIRST_LOOK_S = 0.0
+"""The fewest rounds."""
 BUDGET_S = 0.3
 CONTENDERS = 1.5
 """Only candidates within this factor of the fastest at first look are measured at length."""
+
+
+def look(job: Job) -> Times:
+    """Time every kernel as :func:`measure` does, in the fewest rounds: good to say what might pay, not to choose."""
+    x = job.example()
+    clock = clock_of(x.device)
+    with torch.no_grad():
+        return fastest(_that_run(job.calls(x)), FIRST_LOOK_S, clock.eviction(job.others, x), clock)
 
 
 def measure(job: Job) -> Times:

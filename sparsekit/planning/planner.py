@@ -26,6 +26,7 @@ from sparsekit.kernels.timing import fastest
 from sparsekit.mask import Mask, read_mask
 from sparsekit.nn.activation import activation_of
 from sparsekit.planning.cache import Cache, Times
+from sparsekit.planning.dtypes import OtherDtype, other_dtypes
 from sparsekit.planning.fusion import find_fusions
 from sparsekit.planning.jobs import AS_IS, EAGER, MEMORY_FORMATS, Call, Job, Orders
 from sparsekit.planning.layer import GAIN, LayerPlan, decide
@@ -65,6 +66,7 @@ class Plan:
             :data:`~sparsekit.planning.jobs.AS_IS` where that was the model as it is, and then no layer is replaced.
             None for a model without convolutions.
         seconds: what one run of the whole model took, by order; empty for a model without convolutions.
+        others: dtypes in which the layers would gain more; a plan changes no dtype.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class Plan:
     sites: tuple[Site, ...] = ()
     order: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    others: tuple[OtherDtype, ...] = ()
 
     def apply(self) -> nn.Module:
         """Return a copy of the model with the chosen layers replaced and the given masks applied.
@@ -102,13 +105,14 @@ class Plan:
             "order": self.order,
             "network_us": {order: seconds * 1e6 for order, seconds in self.seconds.items()},
             "layers": [layer.as_json() for layer in self.layers],
+            "other_dtypes": [other.as_json() for other in self.others],
         }
 
     def __str__(self) -> str:
-        return render(self.layers, self.seconds)
+        return render(self.layers, self.seconds, self.others)
 
     def __rich__(self) -> Table:
-        return table(self.layers, self.seconds)
+        return table(self.layers, self.seconds, self.others)
 
 
 def plan(
@@ -125,7 +129,8 @@ def plan(
     eval mode, and so are ReLU, SiLU and GELU modules with a linear layer. Layers are measured on the sizes that
     ``example_inputs`` produce, with the number of threads that torch uses now. Measurements are kept on disk
     (``SPARSEKIT_CACHE``) and used again. Of a model with convolutions the whole is timed as well, as it is and with its
-    images in each order in memory: changes of order between layers cost time.
+    images in each order in memory: changes of order between layers cost time. The plan says where the layers would
+    gain in another dtype.
 
     Args:
         model: any module; it is run in eval mode, a few times where it has convolutions.
@@ -159,10 +164,16 @@ def plan(
                 found[order].append(_plan_layer(site, given, calls[site.name], order, (others, cache)))
                 bar.advance(task)
     cache.save()
-    if not convolves:
-        return Plan(model, tuple(found["contiguous"]), given, tuple(sites))
-    found["mixed"] = [one if one.sparse else other for one, other in zip(found["contiguous"], found["channels_last"])]
-    return _fastest_plan([Plan(model, tuple(found[o]), given, tuple(sites), o) for o in found], example_inputs)
+    if convolves:
+        found["mixed"] = [
+            one if one.sparse else other for one, other in zip(found["contiguous"], found["channels_last"])
+        ]
+        best = _fastest_plan([Plan(model, tuple(found[o]), given, tuple(sites), o) for o in found], example_inputs)
+    else:
+        best = Plan(model, tuple(found["contiguous"]), given, tuple(sites))
+    best = replace(best, others=other_dtypes(sites, best.layers, others, cache))
+    cache.save()
+    return best
 
 
 def _fastest_plan(plans: Sequence[Plan], example_inputs: Any) -> Plan:

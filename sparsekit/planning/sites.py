@@ -58,6 +58,12 @@ class Site(ABC):
             return "the example inputs call it with an image that has no batch dimension"
         return ""
 
+    @property
+    def work(self) -> tuple[object, ...]:
+        """Equal for layers that do the same with weights of one shape, whatever their values."""
+        weight = self.layer.weight
+        return (weight.shape, weight.dtype, self.layer.bias is None, self.fusion.norm is None, self.fusion.kind)
+
     @abstractmethod
     def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
         """Return what is to be measured for inputs of one size."""
@@ -99,6 +105,11 @@ class ConvSite(Site):
         super().__init__(model, name, fusion, quantize)
         assert isinstance(self.layer, nn.Conv2d)
         self.border = Border(Convolution.of(self.layer, self.fusion.kind), self.layer.padding_mode)
+
+    @property
+    def work(self) -> tuple[object, ...]:
+        """See :class:`Site`."""
+        return (*super().work, self.border.convolution, self.border.mode)
 
     def job(self, mask: Mask, key: Key, others: int, order: Orders) -> Job:
         """See :class:`Site`."""

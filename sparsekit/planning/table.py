@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparsekit.planning.dtypes import OtherDtype
 from sparsekit.planning.layer import LayerPlan, key_name
 
 WIDTH = 180
@@ -16,9 +17,11 @@ HEADERS = ("layer", "pattern", "sparsity", "input", "format", "kernel", "dense u
 RIGHT = {"sparsity", "input", "dense us", "sparse us", "gain"}
 
 
-def table(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None) -> Table:
+def table(
+    layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None, others: Sequence[OtherDtype] = ()
+) -> Table:
     """Return one row per layer and a summary; "dense us" is the fastest dense way, prepacked ones included."""
-    made = Table(caption=summary(layers, network or {}), caption_justify="left")
+    made = Table(caption=" ".join([summary(layers, network or {}), *map(str, others)]), caption_justify="left")
     for header in HEADERS:
         made.add_column(header, justify="right" if header in RIGHT else "left", overflow="fold")
     for layer in layers:
@@ -26,12 +29,14 @@ def table(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = Non
     return made
 
 
-def render(layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None) -> str:
+def render(
+    layers: Sequence[LayerPlan], network: Mapping[str, float] | None = None, others: Sequence[OtherDtype] = ()
+) -> str:
     """Return the table as plain text."""
     text = io.StringIO()
     # Neither FORCE_COLOR nor a notebook may put anything but text there.
     Console(file=text, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False).print(
-        table(layers, network)
+        table(layers, network, others)
     )
     return text.getvalue()
 

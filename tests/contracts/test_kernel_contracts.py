@@ -23,7 +23,7 @@ def test_names_tell_format_operation_and_backend_and_are_unique():
     names = [kernel.name for kernel in KERNELS]
     assert len(set(names)) == len(names)
     for kernel in KERNELS:
-        backends = "native|reference|onednn|mkl|triton|cuda|cusparselt"
+        backends = "native(_bf16|_half)?|reference|onednn|mkl|triton|cuda|cusparselt"
         assert re.fullmatch(rf"{kernel.format.name}_(mv|mm|linear)_({backends})", kernel.name)
 
 
@@ -31,7 +31,7 @@ def test_every_format_has_a_reference_that_comes_after_the_sparse_kernels():
     assert {kernel.format for kernel in REFERENCE_KERNELS} == set(FORMATS)
     order = {kernel.name: at for at, kernel in enumerate(KERNELS)}
     for kernel in KERNELS:
-        if kernel.name.endswith(("native", "triton", "cuda", "cusparselt")):
+        if kernel.name.endswith(("native", "bf16", "half", "triton", "cuda", "cusparselt")):
             assert order[kernel.name] < order[f"{kernel.format.name}_linear_reference"]
 
 
@@ -51,6 +51,10 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
         x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
         for stored in (bias, bias.repeat_interleave(2)[::2]):
             assert_product(kernel.bind(packed)(x, stored), x, weight * mask.keep, bias)
+        residual = torch.randn(14, batch).to(dtype).T
+        y = kernel.bind_with(packed, "none")(x, bias, residual)
+        inputs = torch.cat([x, residual], 1)  # a residual is one more product, by the identity
+        assert_product(y, inputs, torch.cat([weight * mask.keep, torch.eye(14).to(dtype)], 1), bias)
 
 
 def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():

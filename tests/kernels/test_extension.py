@@ -152,14 +152,15 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, mon
         bias = guarded.at_the_end(random_weight((36,)))
         for batch in (1, 3, 19):
             x, y = guarded.at_the_end(random_weight((batch, columns))), guarded.at_the_end(torch.zeros(batch, 36))
-            for activation in (ACTIVATIONS.index("gelu"), 0):
-                native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr(), activation)
+            residual = guarded.at_the_end(torch.zeros(batch, 36))
+            for activation, added in ((ACTIVATIONS.index("gelu"), 0), (0, residual.data_ptr())):
+                native.multiply(x.data_ptr(), batch, x.stride(0), bias.data_ptr(), y.data_ptr(), activation, added)
             assert_product(y, x, packed.unpack(), bias)
 
 
 def test_an_unknown_instruction_set_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("SPARSEKIT_ISA", "sse9")
-    known = "scalar, avx2, avx512, avx512vpopcntdq, avx512vnni, avx512vbmi2, avx512bf16"
+    known = "scalar, avx2, avx512, avx512vpopcntdq, avx512vnni, avx512vbmi2, avx512bf16, amx"
     message = f"SPARSEKIT_ISA: expected one of {known}, got 'sse9'"
     model, x = nn.Sequential(nn.Linear(20, 12)), torch.zeros(3, 20)
     for call in (
@@ -196,7 +197,7 @@ def test_without_the_extension_native_kernels_refuse_and_the_rest_works():
             choose(Problem(packed, 1), NATIVE_KERNELS)
         x = random_weight((3, 20))
         assert_product(SparseLinear.from_packed(packed)(x), x, packed.unpack())
-    assert describe() == {"built": {}, "in_use": {}, "cpu_features": [], "reason": extension.WHY_NOT}
+    assert describe() == {"built": {}, "in_use": {}, "cpu_features": [], "amx": "", "reason": extension.WHY_NOT}
     assert measured_peaks(1) == {}
 
 

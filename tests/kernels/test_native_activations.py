@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from sparsekit.formats import CSR, Bitmask, BlockCSR
-from sparsekit.kernels import native
+from sparsekit.kernels import KERNELS, native
 from sparsekit.kernels.activation import ACTIVATIONS, APPLY
-from sparsekit.kernels.base import Problem
+from sparsekit.kernels.base import Problem, choose
 from sparsekit.kernels.native import NATIVE_KERNELS
+from sparsekit.mask import Mask
 from sparsekit.patterns import Block, Unstructured
 from tests.weights import random_mask, random_weight
 
@@ -58,3 +59,14 @@ def test_values_far_out_and_special_ones(isa, activation):
     y = kernel.bind(packed, activation)(torch.ones(2, 8), special)[0]
     assert bool(y[0::2].isnan().all())
     assert bool((y[1::2].abs() < 1e-30).all())
+
+
+def test_gelu_in_bfloat16_is_as_near_as_bfloat16_can_say_however_small_it_is(isa):
+    numbers = torch.arange(0x0000, 0x4180, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)  # 0 up to 16
+    x = torch.cat([numbers, -numbers]).reshape(-1, 16)
+    packed = BlockCSR.pack(torch.eye(16).bfloat16(), Mask(torch.ones(16, 16, dtype=torch.bool), Block(16, 16)))
+    kernel = choose(Problem(packed, len(x)), KERNELS)
+    assert kernel.name.startswith("block_csr_mm_native")
+    y = kernel.bind_with(packed, "gelu")(x, None).double()
+    exact = x.double() * torch.special.erfc(-x.double() / 2**0.5) / 2
+    assert ((y - exact).abs() <= 1.13 * 2**-8 * exact.abs() + 1e-36).all()

@@ -34,3 +34,12 @@ def test_runs_three_rounds_without_a_budget():
 
 def test_nothing_to_time():
     assert fastest({}, 1.0) == {}
+
+
+def test_what_comes_before_a_call_is_for_all_or_by_name():
+    calls = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
+    fastest(candidates, 0.0, lambda: calls.append("-"))
+    assert "".join(calls[-4:]) == "-a-b"
+    fastest(candidates, 0.0, {name: lambda name=name: calls.append(name.upper()) for name in "ab"})
+    assert "".join(calls[-4:]) == "AaBb"

@@ -56,6 +56,26 @@ def test_compiles_with_inductor_and_binds_once(monkeypatch):
     assert len(binds) == 1
 
 
+def test_compiled_the_kernel_follows_the_batch_size(monkeypatch):
+    called = []
+
+    def kernel(name):
+        def bind(packed):
+            multiply = REFERENCE_KERNELS[1].bind(packed)
+            return lambda x, bias: (called.append(name), multiply(x, bias))[1]
+
+        return Kernel(name, CSR, lambda problem: None, bind)
+
+    monkeypatch.setattr(sparsekit.kernels, "KERNELS", (kernel("any"), kernel("few"), kernel("many")))
+    layer = sparse_layer(CSR)
+    layer.kernel_by_batch = {4: "few", 6: "many"}
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.no_grad():
+        for shape in ((4, 20), (2, 3, 20), (6, 20), (5, 20), (2, 2, 20)):
+            compiled(random_weight(shape))
+    assert called == ["few", "many", "many", "any", "few"]
+
+
 @pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.name)
 def test_compiled_gradients(family):
     layer = sparse_layer(family)

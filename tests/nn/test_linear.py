@@ -121,7 +121,9 @@ def test_from_dense_takes_masks_tensors_and_names():
         (Unstructured(), 0.4, Bitmask),
         (Unstructured(), 0.69, Bitmask),
         (Unstructured(), 0.7, CSR),
-        (Block(4, 4), 0.0, BlockCSR),
+        (Block(8, 4), 0.0, BlockCSR),
+        (Block(4, 8), 0.0, CSR),
+        (Block(1, 4), 0.5, CSR),
     ],
     ids=str,
 )
@@ -150,6 +152,7 @@ def test_the_rule_on_a_gpu(pattern, sparsity, family, monkeypatch):
 def test_what_is_trained_is_not_stored_as_nm_on_a_gpu(monkeypatch):
     mask = random_mask((20, 20), NM(2, 4), 0.0)
     assert by_rule(mask, trainable=True) is Bitmask
+    assert by_rule(random_mask((20, 20), Block(4, 4), 0.5), trainable=True) is BlockCSR
     monkeypatch.setattr(gpu, "DEVICES", ("cpu",))
     assert by_rule(mask, trainable=True) is Bitmask
 

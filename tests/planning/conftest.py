@@ -51,4 +51,5 @@ def measured(monkeypatch, network):
         return {name: time for name, time in linear.items() if job.mask.sparsity or name.startswith("dense")}
 
     monkeypatch.setattr("sparsekit.planning.planner.measure", measure)
+    monkeypatch.setattr("sparsekit.planning.planner.other_dtypes", lambda *_: ())
     return times, jobs

@@ -36,6 +36,6 @@ def _refuses(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind, ACTIVATIONS)
+BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind, ACTIVATIONS, adds_residual=True)
 """Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity.
 The bits are copied into the order in which they are read."""

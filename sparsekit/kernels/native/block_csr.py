@@ -61,7 +61,7 @@ def _refuses_gradients(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-BLOCK_CSR_MM = Kernel("block_csr_mm_native", BlockCSR, extension.refuses, _bind, ACTIVATIONS)
+BLOCK_CSR_MM = Kernel("block_csr_mm_native", BlockCSR, extension.refuses, _bind, ACTIVATIONS, adds_residual=True)
 """Cost: 2 FLOP per stored weight and token, near the machine's peak where blocks fill a vector of outputs."""
 
 BLOCK_CSR_GRADIENTS = GradientKernel("block_csr_gradients_native", BlockCSR, _refuses_gradients, _bind_gradients)

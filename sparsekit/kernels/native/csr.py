@@ -46,9 +46,11 @@ def _refuses_panels(problem: Problem) -> Refusal | None:
     return extension.refuses(problem)
 
 
-CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, partial(_bind, "CsrRows"), ACTIVATIONS)
+CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, partial(_bind, "CsrRows"), ACTIVATIONS, adds_residual=True)
 """Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1."""
 
+# It finishes its result in narrow strips: a residual read by strips costs more than one pass over it afterwards.
 CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, partial(_bind, "CsrPanels"), ACTIVATIONS)
-"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add.
-The weight is copied into the order in which it is read."""
+"""Cost: 2 FLOP per kept weight and token; one vector load from the first-level cache per vector multiply-add, and half
+of it where the row beside keeps the column too. The weight is copied into the order in which it is read: once for
+narrow panels and once for wide ones, each when the first batch of such a size comes."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsekit.errors import FormatError, KernelError
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.activation import ACTIVATIONS
-from sparsekit.kernels.base import Multiply, PackedProblem
+from sparsekit.kernels.base import MultiplyAdd, PackedProblem
 
 FormatT = TypeVar("FormatT", bound=Format)
 
@@ -82,7 +82,7 @@ def isa_of(stem: str) -> str:
         raise KernelError(str(error)) from error
 
 
-def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Multiply:
+def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> MultiplyAdd:
     """Wrap a native weight as ``multiply(x, bias, residual)``; ``keep`` are the tensors its pointers point into.
 
     ``residual`` ``(batch, rows)`` or None is added to the activated result.
@@ -120,19 +120,21 @@ def describe() -> dict[str, Any]:
     """What this build and this processor offer.
 
     Returns:
-        ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``, and
-        ``reason``, the sentence that says why there are no native kernels, or "".
+        ``built`` (stem to instruction sets), ``in_use`` (stem to the one that would run now), ``cpu_features``,
+        ``amx``, the sentence that says why AMX is not used, or "", and ``reason``, the one why there are no native
+        kernels, or "".
 
     Raises:
         KernelError: ``SPARSEKIT_ISA`` is no instruction set.
     """
     if MODULE is None:
-        return {"built": {}, "in_use": {}, "cpu_features": [], "reason": WHY_NOT}
+        return {"built": {}, "in_use": {}, "cpu_features": [], "amx": "", "reason": WHY_NOT}
     built: dict[str, list[str]] = {}
     for stem, isa in MODULE.built_kernels():
         built.setdefault(stem, []).append(isa)
     in_use = {stem: isa_of(stem) for stem in built}
-    return {"built": built, "in_use": in_use, "cpu_features": MODULE.cpu_features(), "reason": ""}
+    found = {"cpu_features": MODULE.cpu_features(), "amx": MODULE.amx_refusal(), "reason": ""}
+    return {"built": built, "in_use": in_use, **found}
 
 
 def measured_peaks(threads: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsekit.formats import Int8Bitmask, Int8BlockCSR, Int8Dense, Quantized
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.activation import ACTIVATIONS
-from sparsekit.kernels.base import Kernel, Multiply, Problem
+from sparsekit.kernels.base import Kernel, MultiplyAdd, Problem
 from sparsekit.kernels.native import extension
 from sparsekit.kernels.native.block_csr import places_of
 
@@ -23,9 +23,9 @@ STEP = 4
 """Columns that one instruction adds up."""
 
 
-def _multiply_with(native: Any, packed: Format, activation: str, *keep: Tensor) -> Multiply:
+def _multiply_with(native: Any, packed: Format, activation: str) -> MultiplyAdd:
     """Wrap a native weight; other dtypes than float32 are converted on the way in and out."""
-    multiply, dtype = extension.multiply_with(native, packed.rows, activation, *keep), packed.dtype
+    multiply, dtype = extension.multiply_with(native, packed.rows, activation), packed.dtype
     if dtype == torch.float32:
         return multiply
 
@@ -40,7 +40,7 @@ def _scales(packed: Quantized) -> Tensor:
     return packed.scales.float().contiguous()
 
 
-def _bind_blocks(packed: Format, activation: str = "none") -> Multiply:
+def _bind_blocks(packed: Format, activation: str = "none") -> MultiplyAdd:
     assert isinstance(packed, Int8BlockCSR)
     packed = extension.laid_out(packed)
     places = extension.build("BlockPlaces", *places_of(packed))
@@ -49,7 +49,7 @@ def _bind_blocks(packed: Format, activation: str = "none") -> Multiply:
     return _multiply_with(native, packed, activation)
 
 
-def _bind_dense(packed: Format, activation: str = "none") -> Multiply:
+def _bind_dense(packed: Format, activation: str = "none") -> MultiplyAdd:
     assert isinstance(packed, Int8Dense)
     packed = extension.laid_out(packed)
     scales, values = _scales(packed), extension.pointer(packed.values)
@@ -57,7 +57,7 @@ def _bind_dense(packed: Format, activation: str = "none") -> Multiply:
     return _multiply_with(native, packed, activation)
 
 
-def _bind_bitmask(packed: Format, activation: str = "none") -> Multiply:
+def _bind_bitmask(packed: Format, activation: str = "none") -> MultiplyAdd:
     assert isinstance(packed, Int8Bitmask)
     packed = extension.laid_out(packed)
     scales = _scales(packed)
@@ -68,7 +68,7 @@ def _bind_bitmask(packed: Format, activation: str = "none") -> Multiply:
         packed.row_offsets.dtype == torch.int64,
         extension.pointer(scales),
     )
-    return _multiply_with(native, packed, activation, packed.values)
+    return _multiply_with(native, packed, activation)
 
 
 def refuses(problem: Problem) -> Refusal | None:
@@ -92,13 +92,13 @@ def _refuses_batch(problem: Problem) -> Refusal | None:
     return refuses(problem)
 
 
-INT8_BLOCK_CSR_MM = Kernel("int8_block_csr_mm_native", Int8BlockCSR, _refuses_blocks, _bind_blocks, ACTIVATIONS)
+INT8_BLOCK_CSR_MM = Kernel("int8_block_csr_mm_native", Int8BlockCSR, _refuses_blocks, _bind_blocks, ACTIVATIONS, True)
 """Cost: 2 operations per stored weight and token, 128 an instruction where there is VNNI. The weight is copied into the
 order in which it is read; 16 outputs fill a vector, and blocks of fewer rows waste the rest."""
 
-INT8_DENSE_MM = Kernel("int8_dense_mm_native", Int8Dense, refuses, _bind_dense, ACTIVATIONS)
+INT8_DENSE_MM = Kernel("int8_dense_mm_native", Int8Dense, refuses, _bind_dense, ACTIVATIONS, True)
 """Cost: 2 operations per weight and token; 1 byte per weight, copied into the order in which it is read."""
 
-INT8_BITMASK_MV = Kernel("int8_bitmask_mv_native", Int8Bitmask, _refuses_batch, _bind_bitmask, ACTIVATIONS)
+INT8_BITMASK_MV = Kernel("int8_bitmask_mv_native", Int8Bitmask, _refuses_batch, _bind_bitmask, ACTIVATIONS, True)
 """Cost: 1 byte per kept weight and 1 bit per weight, for all tokens together. The bits are copied into the order in
 which they are read."""
