@@ -27,9 +27,11 @@ Int8Bitmask::Int8Bitmask(const Parts& parts)
       kernels_(&best_int8_bitmask()),
       activations_(&best_activation()),
       bits_(static_cast<std::size_t>(groups_ * words_ * kInt8Rows)) {
-  check_int8_columns(columns_);
+  check_int8_sizes(rows_, columns_);
+  check_int8_scales(parts.scales, rows_);
   const std::vector<int64_t> offsets =
       checked_offsets("int8_bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
+  check_int8_values(parts.values, parts.nnz);
   place_bits(parts, offsets);
   place_values(parts, offsets);
 }

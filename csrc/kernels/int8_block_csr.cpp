@@ -1,6 +1,7 @@
 #include "kernels/int8_block_csr.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/check.h"
 #include "core/scratch.h"
@@ -29,9 +30,21 @@ std::vector<int64_t> one_block_per_row(int64_t rows, int64_t columns) {
 
 }  // namespace
 
-void check_int8_columns(int64_t columns) {
+void check_int8_sizes(int64_t rows, int64_t columns) {
+  check(rows >= 0 && columns >= 0, "int8: expected sizes of at least 0");
   check(columns <= kMostColumns,
         "int8: expected at most " + std::to_string(kMostColumns) + " columns, got " + std::to_string(columns));
+}
+
+void check_int8_values(const int8_t* values, int64_t count) {
+  check(std::find(values, values + count, INT8_MIN) == values + count,
+        "int8: expected integers from -127 to 127, got -128");
+}
+
+void check_int8_scales(const float* scales, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    check(std::isfinite(scales[r]) && scales[r] >= 0.0f,
+          "int8: row " + std::to_string(r) + ": expected a finite scale of at least 0");
 }
 
 Int8BlockCsr::Int8BlockCsr(const BlockPlaces& places, const int8_t* values, const float* scales)
@@ -44,6 +57,8 @@ Int8BlockCsr::Int8BlockCsr(const BlockPlaces& places, const int8_t* values, cons
       kernels_(&best_int8_block_csr()),
       activations_(&best_activation()),
       offsets_(checked_blocks("int8_block_csr", places)) {
+  check_int8_sizes(rows_, columns_);
+  check_int8_values(values, places.blocks * block_rows_ * block_columns_);
   check(block_columns_ % 4 == 0,
         "int8_block_csr: expected blocks of a multiple of 4 columns, got " + std::to_string(block_columns_));
   padded_ = rounded_up(columns_, block_columns_);
@@ -62,12 +77,14 @@ Int8BlockCsr::Int8BlockCsr(int64_t rows, int64_t columns, const int8_t* values, 
       kernels_(&best_int8_block_csr()),
       activations_(&best_activation()),
       offsets_(one_block_per_row(rows, columns)) {
+  check_int8_sizes(rows, columns);
+  check_int8_values(values, rows * columns);
   first_steps_.assign(static_cast<std::size_t>(offsets_.back()), 0);
   place({values, kDenseRows * columns, 1, columns}, scales);
 }
 
 void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
-  check_int8_columns(columns_);
+  check_int8_scales(scales, rows_);
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
   values_ = Aligned<int8_t>(static_cast<std::size_t>(offsets_[block_rows] * steps_ * lanes_ * 4));
   scales_.assign(static_cast<std::size_t>(block_rows * lanes_), 0.0f);

@@ -51,7 +51,13 @@ struct Int8BlockCsrKernels {
 };
 
 // Refuses weights whose sums of products would not fit into 32 bits.
-void check_int8_columns(int64_t columns);
+void check_int8_sizes(int64_t rows, int64_t columns);
+
+// Refuses integers outside [-127, 127].
+void check_int8_values(const int8_t* values, int64_t count);
+
+// Refuses scales that are negative or not finite.
+void check_int8_scales(const float* scales, int64_t rows);
 
 // Where in a buffer each weight of a block lies: block b, its column k and row r at values[b * block + k * column + r *
 // row].

@@ -77,8 +77,10 @@ class Quantized(Format):
         return self.exact.from_parts({**parts, "values": self.values.to(dtype)}, self.integers()).unpack()
 
     def validate(self) -> None:
-        """Check the places, and that the scales are finite and not negative; see :meth:`Format.validate`."""
+        """Check the places, the integers, and that scales are finite and not negative; see :meth:`Format.validate`."""
         super().validate()
+        if bool((self.values < -MOST).any()):
+            raise FormatError(f"{self} values: expected integers from {-MOST} to {MOST}, got {-MOST - 1}")
         if not bool((self.scales.isfinite() & (self.scales >= 0)).all()):
             raise FormatError(f"{self} scales: expected numbers from 0 on, got some that are not")
 
