@@ -77,6 +77,7 @@ void Int8Bitmask::place_values(const Parts& parts, const std::vector<int64_t>& o
 
 void Int8Bitmask::multiply(const Product& product) const {
   check(product.batch <= kInt8MostTokens, "int8_bitmask: expected at most 4 tokens");
+  if (product.batch == 0) return;
   static thread_local Scratch scratch;
   const int64_t padded = words_ * kInt8Word;
   uint8_t* x = reinterpret_cast<uint8_t*>(scratch.floats(static_cast<std::size_t>(padded * product.batch / 4)));
