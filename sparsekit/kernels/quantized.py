@@ -29,7 +29,8 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     size = x.abs().amax(dim=1) if x.shape[1] else x.new_zeros(x.shape[0])
     finite = size.isfinite()
     size = size.masked_fill(~finite, 1.0).clamp(min=LEAST_SIZE)
-    integers = torch.round(x.masked_fill(~finite[:, None], 0.0) * (MOST / size)[:, None])
+    inverse = torch.full_like(size, MOST) / size  # torch divides a number by a tensor in two roundings
+    integers = torch.round(x.masked_fill(~finite[:, None], 0.0) * inverse[:, None])
     return integers, (size / MOST).masked_fill(~finite, torch.nan)
 
 
