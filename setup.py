@@ -41,6 +41,8 @@ ISA_FLAGS = {
     "avx512": AVX512,
     "avx512vpopcntdq": [*AVX512, "-mavx512vpopcntdq"],
     "avx512bf16": [*AVX512, "-mavx512bf16"],
+    "avx512vnni": [*AVX512, "-mavx512vnni"],
+    "avx512vbmi2": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512bitalg"],
     "amx": ["-mamx-tile", "-mamx-bf16"],
 }
 BASE_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from sparsekit.formats import FORMATS, Dense
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, Dense
 from sparsekit.kernels import KERNELS, REFERENCE_KERNELS, Problem
 from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
@@ -51,4 +51,4 @@ def test_multiply(benchmark, kernel, batch, weight, mask):
 
 
 def test_every_format_is_measured():
-    assert {kernel.format for kernel in KERNELS} == set(FORMATS)
+    assert {kernel.format for kernel in KERNELS} == {*FORMATS, *QUANTIZED_FORMATS}

@@ -152,6 +152,29 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&BlockHalf::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<Int8BlockCsr>(m, "Int8BlockCsr")
+      .def(py::init([](const BlockPlaces& places, const Memory& values, const Memory& scales) {
+        return new Int8BlockCsr(places, block_values<int8_t>(places, values),
+                                elements<float>("int8 scales", scales, places.rows));
+      }))
+      .def(py::init([](int64_t rows, int64_t columns, const Memory& values, const Memory& scales) {
+        check_sizes("int8_dense", {rows, columns});
+        return new Int8BlockCsr(rows, columns, elements<int8_t>("int8_dense values", values, rows * columns),
+                                elements<float>("int8 scales", scales, rows));
+      }))
+      .def("multiply", multiplied_by(&Int8BlockCsr::multiply), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Int8Bitmask>(m, "Int8Bitmask")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& bits,
+                       const Memory& offsets_of, bool wide_offsets, const Memory& scales) {
+        check_sizes("int8_bitmask", {rows, columns});
+        return new Int8Bitmask({rows, columns, nnz, elements<int8_t>("int8_bitmask values", values, nnz),
+                                elements<uint16_t>("int8_bitmask bits", bits, rows * ((columns + 15) / 16)),
+                                offsets("int8_bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets,
+                                elements<float>("int8 scales", scales, rows)});
+      }))
+      .def("multiply", multiplied_by(&Int8Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<ConvShape>(m, "ConvShape")
       .def(py::init([](int64_t channels, int64_t groups, std::array<int64_t, 2> kernel, std::array<int64_t, 2> stride,
                        std::array<int64_t, 2> dilation, std::array<int64_t, 4> padding, int activation) {

@@ -221,8 +221,8 @@ def _layer(name: str, entry: Header, tensors: Mapping[str, Tensor], old: nn.Modu
     packed = family.from_parts(parts, {key: int(value) for key, value in entry["integers"].items()})
     packed.validate()
     bias = _tensor(tensors, _key(name, "bias")) if entry["bias"] else None
-    if str(packed.values.dtype) != f"torch.{entry['dtype']}":
-        raise LayerError(f"expected {entry['dtype']} values as the header says, got {packed.values.dtype}")
+    if str(packed.dtype) != f"torch.{entry['dtype']}":
+        raise LayerError(f"expected {entry['dtype']} values as the header says, got {packed.dtype}")
     new = cls.rebuild(packed, None if bias is None else bias.clone(), entry, old)
     new.layer_name, new.absorbed = name, tuple(str(gone) for gone in entry.get("absorbed", ()))
     if new.bias is not None and old.bias is not None:

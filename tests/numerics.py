@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsekit.formats import Quantized
 from sparsekit.kernels import Convolution
 
 
@@ -66,6 +67,35 @@ def assert_convolution(
         bound = 1.1 * bound + 8 * torch.finfo(weight.dtype).eps * exact.abs()
     assert y.shape == exact.shape, f"shape {tuple(y.shape)}, expected {tuple(exact.shape)}"
     assert_within(y, exact, bound)
+
+
+def assert_integer_product(
+    y: Tensor, packed: Quantized, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+) -> None:
+    """Assert that ``y`` is the product of tokens and weights in 8 bits, up to the roundings after the exact sums.
+
+    Args:
+        y: the product to judge, ``(batch, rows)``; it must have the dtype of ``packed``.
+        packed: the weight.
+        x: ``(batch, columns)``; tokens that are not finite give NaN.
+        bias: ``(rows,)`` or None.
+        residual: ``(batch, rows)``, which is added, or None.
+    """
+    assert y.shape == (x.shape[0], packed.rows), f"shape {tuple(y.shape)} for x {tuple(x.shape)}"
+    assert y.dtype == packed.dtype, f"{y.dtype} for a weight of {packed.dtype}"
+    x = x.float().double()
+    size = (x.abs().amax(dim=1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)).clamp(min=2.0**-100)
+    size = torch.where(size.isfinite(), size, torch.nan)
+    integers = (x * (127 / size).float().double()).float().double().round()
+    sums = integers @ packed.integer_matrix(torch.float64).T
+    exact = sums * (size / 127).float().double() * packed.scales.float().double()
+    scale = exact.abs()
+    for added in (bias, residual):
+        if added is not None:
+            exact, scale = exact + added.double(), scale + added.double().abs()
+    narrow, wide = torch.finfo(packed.dtype), torch.finfo(torch.float32)
+    bound = 6 * wide.eps * scale + narrow.eps * exact.abs() + wide.tiny + narrow.tiny * narrow.eps
+    assert_within(y, exact.expand(y.shape), bound.expand(y.shape))
 
 
 def bound_of(scale: Tensor, terms: int, dtype: torch.dtype) -> Tensor:

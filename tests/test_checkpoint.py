@@ -15,11 +15,11 @@ from torch import nn
 from sparsekit import checkpoint
 from sparsekit.checkpoint import load, save
 from sparsekit.errors import CheckpointError
-from sparsekit.formats import CSR, FORMATS, Bitmask, Dense
+from sparsekit.formats import CSR, FORMATS, QUANTIZED_FORMATS, Bitmask, Dense
 from sparsekit.nn import SparseLinear, replace_module
 from tests.weights import FLOATING, PATTERNS, hard_weight, random_mask, random_weight, same_bits
 
-every_format = pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.name)
+every_format = pytest.mark.parametrize("family", [*FORMATS, *QUANTIZED_FORMATS], ids=lambda f: f.name)
 
 
 class Model(nn.Module):
@@ -52,7 +52,8 @@ def compiled_model(family=CSR, seed=0, dtype=torch.float32):
     for name in ("first", "again.1", "back"):
         linear = model.get_submodule(name)
         shape = tuple(linear.weight.shape)
-        linear.weight.data = hard_weight(shape, dtype, seed) if name == "back" else linear.weight.data
+        hard = name == "back" and family in FORMATS
+        linear.weight.data = hard_weight(shape, dtype, seed) if hard else linear.weight.data
         pattern = next(p for p in PATTERNS if family.accepts(random_mask((8, 16), p, 0.5)) is None)
         layer = SparseLinear.from_dense(linear, random_mask(shape, pattern, 0.7), family)
         layer.layer_name, layer.kernel_by_batch = name, {128: "some_kernel"}

@@ -14,7 +14,8 @@
 namespace sparsekit {
 
 namespace {
-constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vpopcntdq, Isa::avx512bf16, Isa::amx};
+constexpr Isa kAll[] = {Isa::scalar,     Isa::avx2,        Isa::avx512,     Isa::avx512vpopcntdq,
+                        Isa::avx512vnni, Isa::avx512vbmi2, Isa::avx512bf16, Isa::amx};
 }
 
 #if defined(__x86_64__)
@@ -52,6 +53,8 @@ const char* isa_name(Isa isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
     case Isa::avx512vpopcntdq: return "avx512vpopcntdq";
+    case Isa::avx512vnni: return "avx512vnni";
+    case Isa::avx512vbmi2: return "avx512vbmi2";
     case Isa::avx512bf16: return "avx512bf16";
     case Isa::amx: return "amx";
   }
@@ -70,6 +73,9 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512vpopcntdq:
       // Its one kernel replaces the expand instruction, which is slow on AMD only.
       return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_is("amd");
+    case Isa::avx512vnni: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
+    case Isa::avx512vbmi2:
+      return cpu_runs(Isa::avx512vnni) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
     case Isa::avx512bf16: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
     case Isa::amx: {
       static const bool granted = has_tiles() && asks_for_tiles();
@@ -110,6 +116,7 @@ std::vector<std::string> cpu_features() {
   SPARSEKIT_FEATURE("avx512vl")
   SPARSEKIT_FEATURE("avx512vpopcntdq")
   SPARSEKIT_FEATURE("avx512vnni")
+  SPARSEKIT_FEATURE("avx512vbmi2")
   SPARSEKIT_FEATURE("avx512bf16")
 #undef SPARSEKIT_FEATURE
   if (has_tiles()) found.push_back("amx-bf16");

@@ -7,7 +7,16 @@
 namespace sparsekit {
 
 // Ordered: a higher one is tried first.
-enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, avx512vpopcntdq = 3, avx512bf16 = 4, amx = 5 };
+enum class Isa {
+  scalar = 0,
+  avx2 = 1,
+  avx512 = 2,
+  avx512vpopcntdq = 3,
+  avx512vnni = 4,
+  avx512vbmi2 = 5,
+  avx512bf16 = 6,
+  amx = 7,
+};
 
 const char* isa_name(Isa isa);
 

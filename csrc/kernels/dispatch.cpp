@@ -79,6 +79,14 @@ const BlockGradKernels& best_block_grad(Isa most) {
   return *static_cast<const BlockGradKernels*>(best("block_grad", most).table);
 }
 
+const Int8BlockCsrKernels& best_int8_block_csr() {
+  return *static_cast<const Int8BlockCsrKernels*>(best("int8_block_csr", kAnyIsa).table);
+}
+
+const Int8BitmaskKernels& best_int8_bitmask() {
+  return *static_cast<const Int8BitmaskKernels*>(best("int8_bitmask", kAnyIsa).table);
+}
+
 std::string amx_refusal() {
 #ifdef SPARSEKIT_WITHOUT_amx
   return "this build has no AMX kernels";

@@ -15,6 +15,8 @@
 #include "kernels/csr.h"
 #include "kernels/csr_panels.h"
 #include "kernels/csr_rows.h"
+#include "kernels/int8_bitmask.h"
+#include "kernels/int8_block_csr.h"
 #include "kernels/nm.h"
 #include "kernels/probe.h"
 
@@ -33,6 +35,8 @@ const BlockHalfKernels& best_block_half(Isa most);
 const CsrPanelsKernels& best_csr_panels(Isa most);
 const BlockCsrKernels& best_block_csr(Isa most);
 const BlockGradKernels& best_block_grad(Isa most);
+const Int8BlockCsrKernels& best_int8_block_csr();
+const Int8BitmaskKernels& best_int8_bitmask();
 
 // Why AMX is not used on this machine, or "".
 std::string amx_refusal();

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.bench.rounding import expect_exact, expect_rounded, rounding_of_8_bits
-from sparsekit.formats import Format
+from sparsekit.formats import Format, Quantized
 from sparsekit.kernels import Kernel
 from sparsekit.kernels.candidates import candidates
 from sparsekit.mask import Mask
@@ -34,11 +34,17 @@ class Weights:
     rounds: bool = False
 
 
+def quantized(weight: Tensor, mask: Mask, batch: int) -> Iterable[tuple[Kernel, Format]]:
+    """Those of the candidates that round, the dense ones among them."""
+    return (way for way in candidates(weight, mask, batch, quantize=True) if isinstance(way[1], Quantized))
+
+
 WEIGHTS = {
     kind.name: kind
     for kind in (
         Weights("float32", torch.float32, candidates),
         Weights("bfloat16", torch.bfloat16, candidates),
+        Weights("int8", torch.float32, quantized, rounds=True),
     )
 }
 

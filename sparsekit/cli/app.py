@@ -148,16 +148,19 @@ def prune(model: str, method: Any, pattern: Any, output: Path | None, as_json: b
 @click.argument("model")
 @click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="What `prune` has saved.")
 @click.option("--output", type=OutputFile(), help="Write the compiled model here.")
+@click.option("--quantize", type=click.Choice(["int8"]), help="Let linear layers round to 8 bits where that is faster.")
 @threads
 @as_json
-def plan(model: str, weights: Path | None, output: Path | None, threads: int | None, as_json: bool) -> None:
+def plan(
+    model: str, weights: Path | None, output: Path | None, threads: int | None, as_json: bool, quantize: Any
+) -> None:
     """Measure, per layer of MODEL, whether a sparse kernel beats the best dense one."""
     from sparsekit.checkpoint import save
     from sparsekit.planning import plan as plan_model
 
     use_threads(threads)
     source = load_source(model, weights)
-    found = plan_model(source.model, source.example, progress=not as_json)
+    found = plan_model(source.model, source.example, quantize=quantize, progress=not as_json)
     if as_json:
         print_json(found.as_json())
     else:

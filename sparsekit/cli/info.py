@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sparsekit.formats import FORMATS, Format, Refusal
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, Format, Refusal
 from sparsekit.kernels import KERNELS, Kernel, Problem, cuda, native
 from sparsekit.kernels.triton.tile import tuned_for
 from sparsekit.mask import Mask
@@ -27,7 +27,10 @@ def gather() -> dict[str, Any]:
         "gpu": describe_gpu(),
         "native": native.describe(),
         "peaks": native.measured_peaks(torch.get_num_threads()),
-        "formats": [{"name": kind.name, "stores": (kind.__doc__ or "").split("\n")[0]} for kind in FORMATS],
+        "formats": [
+            {"name": kind.name, "stores": (kind.__doc__ or "").split("\n")[0]}
+            for kind in (*FORMATS, *QUANTIZED_FORMATS)
+        ],
         "kernels": [{"name": k.name, "format": k.format.name, "answers": answers(k)} for k in KERNELS],
     }
 

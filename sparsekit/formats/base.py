@@ -39,17 +39,21 @@ class Format(ABC):
     """
 
     name: ClassVar[str]
+    stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = FLOATING
+    """The dtypes that ``values`` may have."""
+    typed_by: ClassVar[str] = "values"
+    """The part whose dtype is the format's: that of the weight, and of what it is multiplied by."""
 
     rows: int
     columns: int
     values: Tensor
-    """The stored values, padding included; its dtype and device are the format's."""
+    """The stored values, padding included; its device is the format's."""
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in self.integers().items() if not 0 <= value < 2**31}
         if wrong:
             raise FormatError(f"{self}: expected sizes from 0 to {2**31 - 1}, got {wrong}")
-        self._expect("values", self._values_shape(), *FLOATING)
+        self._expect("values", self._values_shape(), *self.stored_dtypes)
         self._check_parts()
         devices = {str(t.device) for t in self.tensors().values()}
         if len(devices) > 1:
@@ -126,6 +130,17 @@ class Format(ABC):
         return cls(**parts)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weight, in which it is multiplied."""
+        return self.typed.dtype
+
+    @property
+    def typed(self) -> Tensor:
+        """The part that :attr:`typed_by` names."""
+        part: Tensor = getattr(self, self.typed_by)
+        return part
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
@@ -135,7 +150,7 @@ class Format(ABC):
 
     def __repr__(self) -> str:
         sizes = "".join(f", {n}={v}" for n, v in self.integers().items() if n not in ("rows", "columns"))
-        return f"{type(self).__name__}({self.rows} x {self.columns}{sizes}, {self.values.dtype})"
+        return f"{type(self).__name__}({self.rows} x {self.columns}{sizes}, {self.dtype})"
 
     @classmethod
     def _kept(cls, weight: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:

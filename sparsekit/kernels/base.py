@@ -37,7 +37,7 @@ class PackedProblem(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of weight, input and output."""
-        return self.packed.values.dtype
+        return self.packed.dtype
 
     @property
     def device(self) -> torch.device:

@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 import sparsekit.kernels
-from sparsekit.formats import FORMATS, Dense, Format
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, Dense, Format, Int8Dense
 from sparsekit.kernels.base import Kernel, PackedProblem, Problem, Runs, RunsT
 from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
 from sparsekit.kernels.convolution import ConvKernel, Convolution, ConvProblem, Size
 from sparsekit.kernels.gpu import runs_elsewhere
+from sparsekit.kernels.quantized import QUANTIZED_REFERENCE_KERNELS
 from sparsekit.kernels.reference import REFERENCE_KERNELS
 from sparsekit.mask import Mask
 
+DENSE_FORMATS: tuple[type[Format], ...] = (Dense, Int8Dense)
+"""Formats that store every weight: what a layer can run as whatever its zeros."""
 
-def candidates(weight: Tensor, mask: Mask, batch: int) -> Iterator[tuple[Kernel, Format]]:
+
+def candidates(weight: Tensor, mask: Mask, batch: int, quantize: bool = False) -> Iterator[tuple[Kernel, Format]]:
     """Yield every kernel that could be the fastest for a linear layer, with the weight packed for it.
 
     These are the dense kernels, and where the mask removes anything the sparse ones that do not refuse. The reference
@@ -28,9 +32,13 @@ def candidates(weight: Tensor, mask: Mask, batch: int) -> Iterator[tuple[Kernel,
         weight: ``(out, in)``.
         mask: what stays.
         batch: tokens.
+        quantize: whether weights, and activations with them, may be rounded to 8 bits.
     """
     threads = torch.get_num_threads()
-    return _packed_for(sparsekit.kernels.KERNELS, weight, mask, lambda packed: Problem(packed, batch, threads))
+    rounds = quantize and bool(weight.isfinite().all())
+    families = (*FORMATS, *QUANTIZED_FORMATS) if rounds else FORMATS
+    kernels = [kernel for kernel in sparsekit.kernels.KERNELS if kernel.format in families]
+    return _packed_for(kernels, weight, mask, lambda packed: Problem(packed, batch, threads))
 
 
 def conv_candidates(
@@ -52,15 +60,16 @@ def conv_candidates(
 
 def is_reference(kernel: Runs[Any]) -> bool:
     """Whether ``kernel`` is the reference of its format, which unpacks."""
-    return kernel in REFERENCE_KERNELS or kernel in REFERENCE_CONV_KERNELS
+    return kernel in (*REFERENCE_KERNELS, *REFERENCE_CONV_KERNELS, *QUANTIZED_REFERENCE_KERNELS)
 
 
 def _packed_for(
     kernels: Iterable[RunsT], weight: Tensor, mask: Mask, problem: Callable[[Format], PackedProblem]
 ) -> Iterator[tuple[RunsT, Format]]:
-    for family in FORMATS:
-        sparse = family is not Dense
-        own = [k for k in kernels if k.format is family and not (sparse and is_reference(k))]
+    kernels = tuple(kernels)
+    for family in (*FORMATS, *QUANTIZED_FORMATS):
+        sparse = family not in DENSE_FORMATS
+        own = [k for k in kernels if k.format is family and not (family is not Dense and is_reference(k))]
         own = [k for k in own if not runs_elsewhere(k.name, weight.device)]
         if not own or family.accepts(mask) is not None or (sparse and mask.sparsity == 0.0):
             continue

@@ -16,6 +16,7 @@ from sparsekit.formats import (
     Dense,
     Format,
     NMPacked,
+    Quantized,
     Refusal,
     format_named,
     stored_weights,
@@ -31,6 +32,8 @@ BUDGET_S = 0.2
 """Seconds that choosing a format by measurement takes."""
 THIN_ROWS = 8
 """Rows of a block from which it is stored as a block on a CPU."""
+
+ROUNDED = "expected weights that can be trained, and those of {} are rounded to 8 bits"
 
 
 def by_rule(mask: Mask, trainable: bool = False) -> type[Format]:
@@ -117,6 +120,8 @@ def pack_as(format: type[Format] | str, weight: Tensor, mask: Mask, trainable: b
 
 def cannot_train(packed: Format, mask: Mask) -> Refusal | None:
     """Return None where ``packed`` stores the kept weights of ``mask`` and no others, else the reason why not."""
+    if isinstance(packed, Quantized):
+        return Refusal(ROUNDED.format(packed.name))
     stored = stored_weights(packed)
     if stored == mask.nnz:
         return None

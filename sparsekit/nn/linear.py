@@ -52,6 +52,7 @@ class SparseLinear(PackedLayer):
     """
 
     kind = "linear"
+    takes_quantized = True
     dense_class = nn.Linear
 
     def __init__(
@@ -70,7 +71,7 @@ class SparseLinear(PackedLayer):
         self.kernel_by_batch, self.activation = dict(kernel_by_batch or {}), activation
         self.in_features, self.out_features = packed.columns, packed.rows
         if bias is not None:
-            check_bias(bias, packed.values, packed.rows, "SparseLinear")
+            check_bias(bias, packed.typed, packed.rows, "SparseLinear")
 
     @classmethod
     def from_packed(

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sparsekit.errors import FormatError, KernelError, LayerError
-from sparsekit.formats import Format, format_named
+from sparsekit.formats import Format, Quantized, format_named
 from sparsekit.formats.base import as_signed, as_unsigned
 from sparsekit.kernels.base import PackedProblem, Runs, choose
 from sparsekit.kernels.binding import Bound, bound, version
+from sparsekit.nn.choice import ROUNDED
 from sparsekit.nn.ready import Ready
 from sparsekit.ops import REMEMBERED, check_bias
 
@@ -39,6 +40,9 @@ class PackedLayer(nn.Module):
     dense_class: ClassVar[type[nn.Linear] | type[nn.Conv2d]]
     """The layer of torch that it replaces."""
 
+    takes_quantized: ClassVar[bool] = False
+    """Whether there are kernels for weights in 8 bits."""
+
     bias: nn.Parameter | None
 
     def __init__(
@@ -54,6 +58,7 @@ class PackedLayer(nn.Module):
         """Names, in the model, of the layers whose work this one does; ``nn.Identity`` stands in their places."""
         self.kernels = None if kernels is None else tuple(kernels)
         self._ready: Ready | None = None
+        self._expect_takes(packed, trainable)
         self._set_format(packed)
         for name, tensor in packed.tensors().items():
             if trainable and tensor.is_floating_point():
@@ -92,7 +97,7 @@ class PackedLayer(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint has to know beside the tensors, as JSON types."""
         packed = self.packed
-        dtype = str(packed.values.dtype).removeprefix("torch.")
+        dtype = str(packed.dtype).removeprefix("torch.")
         absorbed = {"absorbed": list(self.absorbed)} if self.absorbed else {}
         return {**self.get_extra_state(), "bias": self.bias is not None, "dtype": dtype, **absorbed}
 
@@ -129,19 +134,20 @@ class PackedLayer(nn.Module):
 
     def _checked(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return ``x``, under autocast in the weight's dtype; raise :class:`InputError` where it does not fit."""
-        values: Tensor = getattr(self, PREFIX + "values")
-        if x.dtype != values.dtype and x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
-            x = x.to(values.dtype)
-        self._check_input(x, bias, values)
+        typed: Tensor = getattr(self, PREFIX + self.format.typed_by)
+        if x.dtype != typed.dtype and x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
+            x = x.to(typed.dtype)
+        self._check_input(x, bias, typed)
         return x
 
     def _get_ready(self, values: Tensor) -> Ready:
         if values.is_meta:
             raise LayerError(f"{self.label}: expected a weight with data, got one on the meta device")
+        typed: Tensor = getattr(self, PREFIX + self.format.typed_by)
         if self.bias is not None:
-            check_bias(self.bias, values, self._integer_values[0], self.label)
+            check_bias(self.bias, typed, self._integer_values[0], self.label)
         shape = torch.Size(self._integer_values[:1])
-        ready = Ready(values, version(values), torch.get_num_threads(), values.dtype, values.device, shape)
+        ready = Ready(values, version(values), torch.get_num_threads(), typed.dtype, values.device, shape)
         self._ready = ready
         return ready
 
@@ -156,13 +162,24 @@ class PackedLayer(nn.Module):
         """Sparsity, format and kernel: what a plan chose, or what a ``usual`` problem takes."""
         packed, text = usual.packed, ""
         if not packed.values.is_meta:
-            text += f", sparsity={sparsity_of(packed.tensors().values(), packed.rows * packed.columns):.4f}"
+            stored = [t for name, t in packed.tensors().items() if t.is_floating_point() and name != "scales"]
+            stored += [] if packed.values.is_floating_point() else [packed.values]
+            text += f", sparsity={sparsity_of(stored, packed.rows * packed.columns):.4f}"
         text += ", trainable=True" if self.trainable else ""
         try:
             kernel = ", ".join(planned) or choose(usual, self._own_kernels()).name
         except KernelError:
             kernel = "none"
         return f"{text}, format={packed.name}, kernel={kernel}"
+
+    def _expect_takes(self, packed: Format, trainable: bool) -> None:
+        """Raise :class:`FormatError` unless the layer can hold ``packed``."""
+        if not isinstance(packed, Quantized):
+            return
+        if not self.takes_quantized:
+            raise FormatError(f"{self.label}: expected a format of exact weights, got {packed.name}")
+        if trainable:
+            raise FormatError(f"{self.label}: {ROUNDED.format(packed.name)}")
 
     def _set_format(self, packed: Format) -> None:
         self.format = type(packed)
@@ -216,14 +233,15 @@ class PackedLayer(nn.Module):
             raise FormatError(f"expected a weight of {self._integer_values[:2]}, got {incoming}")
         if not incoming.values.is_meta:
             incoming.validate()
-        values, trainable = self.packed.values, self.trainable
+        values, dtype, trainable = self.packed.values, self.packed.dtype, self.trainable
+        self._expect_takes(incoming, trainable)
         before = {name: self._parameters.pop(name, None) for name in self._part_names}
         for name in self._part_names:
             self._buffers.pop(name, None)
         self._set_format(incoming)
         for name, tensor in incoming.tensors().items():
-            dtype, old = values.dtype if tensor.is_floating_point() else tensor.dtype, before.get(PREFIX + name)
-            room = torch.empty_like(tensor, dtype=dtype, device=values.device, requires_grad=False)
+            kind, old = dtype if tensor.is_floating_point() else tensor.dtype, before.get(PREFIX + name)
+            room = torch.empty_like(tensor, dtype=kind, device=values.device, requires_grad=False)
             if old is not None and old.shape == room.shape:
                 self.register_parameter(PREFIX + name, old)
             elif trainable and room.is_floating_point():
@@ -247,7 +265,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 def sparsity_of(tensors: Iterable[Tensor], size: int) -> float:
     """The fraction of zeros of a weight of ``size`` elements, whose stored values are among ``tensors``."""
-    stored = sum(int(torch.count_nonzero(t)) for t in tensors if t.is_floating_point())
+    stored = sum(int(torch.count_nonzero(t)) for t in tensors)
     return 1.0 - stored / size if size else 0.0
 
 

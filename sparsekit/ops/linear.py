@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 import sparsekit.kernels
 from sparsekit.errors import KernelError
-from sparsekit.formats import Format
+from sparsekit.formats import Format, format_named
 from sparsekit.kernels.binding import bound
 from sparsekit.ops.checks import check_operands, check_residual
 from sparsekit.ops.names import REMEMBERED, kernel_names, names_by_size
@@ -102,9 +103,10 @@ def _finished(
     """Run the operator; ``names`` is the format's name, the kernels string and the activation."""
     format, kernels, activation = names
     rows, columns = integers[:2]
-    check_operands(x, bias, parts[0], (rows, columns), "sparsekit::linear")
+    typed = parts[_typed_by(format)]
+    check_operands(x, bias, typed, (rows, columns), "sparsekit::linear")
     if residual is not None:
-        check_residual(residual, x, parts[0], rows, "sparsekit::linear")
+        check_residual(residual, x, typed, rows, "sparsekit::linear")
     lead = x.shape[:-1]
     batch = math.prod(lead)
     if batch == 0:
@@ -126,16 +128,29 @@ def _finished(
 def _linear_fake(
     x: Tensor, bias: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], format: str, kernels: str
 ) -> Tensor:
-    check_operands(x, bias, parts[0], (integers[0], integers[1]), "sparsekit::linear")
+    check_operands(x, bias, parts[_typed_by(format)], (integers[0], integers[1]), "sparsekit::linear")
     return x.new_empty(*x.shape[:-1], integers[0])
 
 
+@lru_cache
+def _typed_by(format: str) -> int:
+    """Which part of a format has its dtype."""
+    family = format_named(format)
+    return family.tensor_names().index(family.typed_by)
+
+
 def _finished_fake(
-    x: Tensor, bias: Tensor | None, residual: Tensor | None, parts: Sequence[Tensor], integers: Sequence[int], *_: str
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    parts: Sequence[Tensor],
+    integers: Sequence[int],
+    *names: str,
 ) -> Tensor:
+    format, kernels, _ = names
     if residual is not None:
-        check_residual(residual, x, parts[0], integers[0], "sparsekit::linear")
-    return _linear_fake(x, bias, parts, integers, "", "")
+        check_residual(residual, x, parts[_typed_by(format)], integers[0], "sparsekit::linear")
+    return _linear_fake(x, bias, parts, integers, format, kernels)
 
 
 def _finished_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

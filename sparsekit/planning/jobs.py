@@ -101,15 +101,18 @@ class LinearJob(Job):
     Args:
         batch: tokens.
         activation: what is applied to the result.
+        quantize: what weights may be rounded to: "int8", or None for exact ways only.
     """
 
     batch: int
     activation: str = "none"
+    quantize: str | None = None
 
     @property
     def key(self) -> str:
         """See :class:`Job`."""
-        return self._key("linear", f"batch={self.batch} {self.activation}")
+        rounded = (f"quantize={self.quantize}",) if self.quantize else ()
+        return self._key("linear", f"batch={self.batch} {self.activation}", *rounded)
 
     def example(self) -> Tensor:
         """Return tokens ``(batch, in)``."""
@@ -118,7 +121,7 @@ class LinearJob(Job):
 
     def calls(self, x: Tensor) -> dict[str, Call]:
         """Return every way to multiply ``x``."""
-        ways = candidates(self.weight, self.mask, self.batch)
+        ways = candidates(self.weight, self.mask, self.batch, self.quantize is not None)
         return {k.name: partial(k.bind_with(packed, self.activation), x, self.bias) for k, packed in ways}
 
 

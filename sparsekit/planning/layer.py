@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sparsekit.kernels
-from sparsekit.formats import Dense
+from sparsekit.formats import QUANTIZED_FORMATS
 from sparsekit.kernels.base import Runs
+from sparsekit.kernels.candidates import DENSE_FORMATS
 from sparsekit.mask import Mask
 from sparsekit.planning.cache import Times
 from sparsekit.planning.jobs import AS_IS, EAGER, Orders
 from sparsekit.planning.observe import Key
+
+DENSE = tuple(family.name for family in DENSE_FORMATS)
+ROUNDED = tuple(family.name for family in QUANTIZED_FORMATS)
 
 GAIN = 1.05
 """A layer is replaced only where it gets faster by this factor."""
@@ -63,7 +67,7 @@ class LayerPlan:
     @property
     def sparse(self) -> bool:
         """Whether a sparse format was chosen."""
-        return self.chosen is not None and self.chosen.format != Dense.name
+        return self.chosen is not None and self.chosen.format not in DENSE
 
     @property
     def best_dense(self) -> float:
@@ -103,7 +107,8 @@ def decide(name: str, mask: Mask, calls: Mapping[Key, int], times: Mapping[Key, 
     """Choose for one layer.
 
     A sparse format is chosen where it beats the fastest dense way by :data:`GAIN`; else prepacked dense where it beats
-    the layer as it is by as much; else nothing.
+    the layer as it is by as much; else nothing. Ways that round to 8 bits, where they were measured, are ways like any
+    other, that have to beat the exact ones by as much.
 
     Args:
         name: the layer.
@@ -114,9 +119,9 @@ def decide(name: str, mask: Mask, calls: Mapping[Key, int], times: Mapping[Key, 
     kernels: tuple[Runs[Any], ...] = (*sparsekit.kernels.KERNELS, *sparsekit.kernels.CONV_KERNELS)
     formats = {kernel.name: kernel.format.name for kernel in kernels}
     ways = {family: way for family in sorted(set(formats.values())) if (way := _way(family, formats, calls, times))}
-    dense = ways.pop(Dense.name)
+    dense = min((ways.pop(family) for family in DENSE if family in ways), key=_cost)
     eager = sum(count * times[key].get(AS_IS, times[key].get(EAGER, math.inf)) for key, count in calls.items())
-    best = min(ways.values(), key=lambda way: way.seconds, default=None)
+    best = min(ways.values(), key=_cost, default=None)
     chosen, reason = None, ""
     if best is not None and best.seconds * GAIN <= min(dense.seconds, eager):
         chosen = best
@@ -125,6 +130,11 @@ def decide(name: str, mask: Mask, calls: Mapping[Key, int], times: Mapping[Key, 
         if dense.seconds * GAIN <= eager:
             chosen = dense
     return LayerPlan(name, mask, dict(calls), chosen, dense, eager, reason)
+
+
+def _cost(way: Way) -> float:
+    """Seconds, by which a way that rounds has to gain before it is better than an exact one."""
+    return way.seconds * (GAIN if way.format in ROUNDED else 1.0)
 
 
 def _way(family: str, formats: Mapping[str, str], calls: Mapping[Key, int], times: Mapping[Key, Times]) -> Way | None:

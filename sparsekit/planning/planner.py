@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparsekit.batches import call_model, evaluating, expect_module
-from sparsekit.errors import LayerError, MaskError
+from sparsekit.errors import InputError, LayerError, MaskError
 from sparsekit.formats import format_named
 from sparsekit.formats.base import FLOATING
 from sparsekit.kernels.clock import clock_of
@@ -115,7 +115,14 @@ class Plan:
         return table(self.layers, self.seconds, self.others)
 
 
-def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> Plan:
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    masks: Masks | None = None,
+    *,
+    quantize: Literal["int8"] | None = None,
+    progress: bool = False,
+) -> Plan:
     """Measure, for every Linear and Conv2d, the fastest dense way and each sparse kernel, and choose; changes nothing.
 
     A BatchNorm2d and a ReLU or SiLU module whose input is all that a convolution returns are fused with it, by their
@@ -130,17 +137,21 @@ def plan(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, p
         example_inputs: a tensor, a tuple (positional) or a dict (keywords).
         masks: by parameter name, as :func:`sparsekit.prune` returns them; a bool tensor is an unstructured mask.
             Layers without one, and all where None, have their zeros read.
+        quantize: "int8" lets linear layers round weights, and inputs token by token, to 8 bits where that is the
+            fastest, dense ones included; None = exact ways only.
         progress: show a progress bar.
 
     Raises:
-        InputError: the model refuses the inputs.
+        InputError: the model refuses the inputs, or ``quantize`` is unknown.
         LayerError: the model is on the meta device, a layer has no floating weight, or a mask names no parameter.
         MaskError: a mask does not belong to its parameter.
     """
+    if quantize not in (None, "int8"):
+        raise InputError(f"quantize: expected 'int8' or None, got {quantize!r}")
     _check_model(model)
     given = _check_masks(model, masks or {})
     calls = observe(model, example_inputs)
-    sites = _sites(model, example_inputs, calls)
+    sites = _sites(model, example_inputs, calls, quantize)
     others = min(MOST_EVICTED, sum(p.numel() * p.element_size() for p in model.parameters()))
     orders: tuple[Orders, ...] = ("contiguous", "channels_last")
     convolves = any(isinstance(site, ConvSite) for site in sites)
@@ -202,19 +213,26 @@ def _error(call: Call) -> str:
     return ""
 
 
-def compile(model: nn.Module, example_inputs: Any, masks: Masks | None = None, *, progress: bool = False) -> nn.Module:
+def compile(
+    model: nn.Module,
+    example_inputs: Any,
+    masks: Masks | None = None,
+    *,
+    quantize: Literal["int8"] | None = None,
+    progress: bool = False,
+) -> nn.Module:
     """Return a copy of ``model`` that runs faster where a sparse kernel, or a better dense one, pays.
 
-    The same as ``plan(model, example_inputs, masks).apply()``; see :func:`plan`.
+    The same as ``plan(model, example_inputs, masks, quantize=quantize).apply()``; see :func:`plan`.
     """
-    return plan(model, example_inputs, masks, progress=progress).apply()
+    return plan(model, example_inputs, masks, quantize=quantize, progress=progress).apply()
 
 
-def _sites(model: nn.Module, example_inputs: Any, names: Iterable[str]) -> list[Site]:
+def _sites(model: nn.Module, example_inputs: Any, names: Iterable[str], quantize: str | None) -> list[Site]:
     follows = any(isinstance(module, nn.BatchNorm2d) or activation_of(module) for module in model.modules())
     fusions = {fusion.layer: fusion for fusion in find_fusions(model, example_inputs)} if follows else {}
     kinds = {name: ConvSite if isinstance(model.get_submodule(name), nn.Conv2d) else LinearSite for name in names}
-    return [kind(model, name, fusions.get(name)) for name, kind in kinds.items()]
+    return [kind(model, name, fusions.get(name), quantize) for name, kind in kinds.items()]
 
 
 def _plan_layer(site: Site, masks: Masks, calls: Counter[Key], order: Orders, means: tuple[int, Cache]) -> LayerPlan:

@@ -27,10 +27,11 @@ class Site(ABC):
         model: the root; a site never changes it.
         name: of the layer, as in ``named_modules``.
         fusion: what :func:`~sparsekit.planning.fusion.find_fusions` found behind it, or None.
+        quantize: what weights may be rounded to: "int8", or None for exact ways only.
     """
 
-    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None, quantize: str | None = None) -> None:
+        self.model, self.name, self.quantize = model, name, quantize
         self.fusion = fusion or Fusion(name, None, None, "none")
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear | nn.Conv2d)
@@ -81,7 +82,7 @@ class LinearSite(Site):
         """See :class:`Site`; the order of images does not matter."""
         assert isinstance(key, int)
         bias = None if self.layer.bias is None else self.layer.bias.detach()
-        return LinearJob(self.layer.weight.detach(), mask, bias, others, key, self.fusion.kind)
+        return LinearJob(self.layer.weight.detach(), mask, bias, others, key, self.fusion.kind, self.quantize)
 
     def put(
         self, into: nn.Module, format: type[Format], mask: Mask, kernels: Mapping[Key, str], order: Orders
@@ -98,10 +99,10 @@ class LinearSite(Site):
 
 
 class ConvSite(Site):
-    """A convolution, with the BatchNorm and the activation that can be fused with it."""
+    """A convolution, with the BatchNorm and the activation that can be fused with it; its weights stay exact."""
 
-    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None) -> None:
-        super().__init__(model, name, fusion)
+    def __init__(self, model: nn.Module, name: str, fusion: Fusion | None, quantize: str | None = None) -> None:
+        super().__init__(model, name, fusion, quantize)
         assert isinstance(self.layer, nn.Conv2d)
         self.border = Border(Convolution.of(self.layer, self.fusion.kind), self.layer.padding_mode)
 

@@ -5,13 +5,17 @@ import re
 import pytest
 import torch
 
-from sparsekit.formats import FORMATS, DeltaCSR
-from sparsekit.kernels import GRADIENT_KERNELS, KERNELS, REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, DeltaCSR
+from sparsekit.kernels import GRADIENT_KERNELS as EVERY_GRADIENT_KERNEL
+from sparsekit.kernels import KERNELS as EVERY_KERNEL
+from sparsekit.kernels import REFERENCE_GRADIENT_KERNELS, REFERENCE_KERNELS, Problem
 from sparsekit.kernels.candidates import candidates
 from sparsekit.patterns import NM, Block, Unstructured
-from tests.numerics import assert_product
+from tests.numerics import assert_integer_product, assert_product
 from tests.weights import random_mask, random_weight
 
+KERNELS = tuple(kernel for kernel in EVERY_KERNEL if kernel.format not in QUANTIZED_FORMATS)
+GRADIENT_KERNELS = tuple(kernel for kernel in EVERY_GRADIENT_KERNEL if kernel.format not in QUANTIZED_FORMATS)
 PATTERNS = ((Unstructured(), 0.6), (Block(4, 4), 0.5), (NM(2, 4), 0.1))
 
 
@@ -51,6 +55,24 @@ def test_refuses_in_a_sentence_or_multiplies(kernel, batch, dtype):
         y = kernel.bind_with(packed, "none")(x, bias, residual)
         inputs = torch.cat([x, residual], 1)  # a residual is one more product, by the identity
         assert_product(y, inputs, torch.cat([weight * mask.keep, torch.eye(14).to(dtype)], 1), bias)
+
+
+@pytest.mark.parametrize("kernel", [k for k in EVERY_KERNEL if k not in KERNELS], ids=lambda k: k.name)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_kernels_of_8_bits_refuse_in_a_sentence_or_multiply_exact_integers(kernel, batch, dtype):
+    assert re.fullmatch(rf"{kernel.format.name}_(mv|mm|linear)_(native|reference)", kernel.name)
+    for pattern, sparsity in PATTERNS:
+        mask, weight = random_mask((14, 22), pattern, sparsity), random_weight((14, 22), dtype)
+        if kernel.format.accepts(mask) is not None:
+            continue
+        packed = kernel.format.pack(weight, mask)
+        refusal = kernel.refuses(Problem(packed, batch))
+        if refusal is not None:
+            assert len(str(refusal).split()) > 3
+            continue
+        x, bias = torch.randn(batch, 22).to(dtype), torch.randn(14).to(dtype)
+        assert_integer_product(kernel.bind(packed)(x, bias), packed, x, bias)
 
 
 def test_gradient_kernels_are_named_like_the_others_and_end_with_a_reference_per_format():

@@ -45,15 +45,19 @@ every_table = pytest.mark.parametrize(("kernel", "isa"), kernels_and_isas())
 
 
 @contextmanager
-def running(kernel, isa, threads=1):
-    """Bind and run with ``isa`` and ``threads``; skip where the processor or the build has not got it."""
+def running(kernel, isa, threads=1, stem=""):
+    """Bind and run with ``isa`` and ``threads``; skip where the processor or the build has not got it.
+
+    The ``stem`` of ``kernels.def`` is that of the format where none is given.
+    """
+    stem = stem or kernel.format.name
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEKIT_ISA", isa)
         found = describe()
-        in_use = found["in_use"].get(kernel.format.name)
+        in_use = found["in_use"].get(stem)
         if in_use != isa:
-            pytest.skip(f"{kernel.format.name} runs as {in_use} here, not as {isa}{found['reason']}")
+            pytest.skip(f"{stem} runs as {in_use} here, not as {isa}{found['reason']}")
         torch.set_num_threads(threads)
         try:
             yield

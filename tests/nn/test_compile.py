@@ -10,10 +10,10 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import sparsekit.kernels
-from sparsekit.formats import CSR, FORMATS, BlockCSR
+from sparsekit.formats import CSR, BlockCSR
 from sparsekit.kernels.base import Kernel
 from sparsekit.kernels.reference import REFERENCE_KERNELS
-from tests.nn.test_linear import sparse_layer
+from tests.nn.test_linear import every_family, sparse_layer
 from tests.numerics import assert_product
 from tests.weights import random_weight, same_bits
 
@@ -76,7 +76,7 @@ def test_compiled_the_kernel_follows_the_batch_size(monkeypatch):
     assert called == ["few", "many", "many", "any", "few"]
 
 
-@pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.name)
+@every_family
 def test_compiled_gradients(family):
     layer = sparse_layer(family)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -89,7 +89,7 @@ def test_compiled_gradients(family):
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 
-@pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.name)
+@every_family
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports_saves_and_loads(family, strict):
     model = model_of(family)

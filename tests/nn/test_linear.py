@@ -11,7 +11,7 @@ from torch import nn
 import sparsekit.kernels
 import sparsekit.nn.choice
 from sparsekit.errors import FormatError, InputError, LayerError, MaskError
-from sparsekit.formats import CSR, FORMATS, Bitmask, BlockCSR, DeltaCSR, Dense, NMPacked
+from sparsekit.formats import CSR, FORMATS, QUANTIZED_FORMATS, Bitmask, BlockCSR, DeltaCSR, Dense, NMPacked
 from sparsekit.kernels import gpu
 from sparsekit.kernels.base import Kernel
 from sparsekit.kernels.reference import REFERENCE_KERNELS
@@ -24,6 +24,7 @@ from tests.numerics import assert_product
 from tests.weights import FLOATING, PATTERNS, random_mask, random_weight, same_bits
 
 every_format = pytest.mark.parametrize("family", FORMATS, ids=lambda f: f.name)
+every_family = pytest.mark.parametrize("family", [*FORMATS, *QUANTIZED_FORMATS], ids=lambda f: f.name)
 
 
 def dense_layer(shape=(12, 20), bias=True, dtype=torch.float32):

@@ -14,7 +14,7 @@ from sparsekit.errors import FormatError, LayerError
 from sparsekit.formats import CSR, FORMATS, Bitmask, NMPacked
 from sparsekit.nn import SparseLinear, module_at, replace_module
 from sparsekit.patterns import NM, Unstructured
-from tests.nn.test_linear import dense_layer, every_format, sparse_layer
+from tests.nn.test_linear import dense_layer, every_family, every_format, sparse_layer
 from tests.numerics import assert_product
 from tests.weights import FLOATING, random_mask, random_weight, same_bits
 
@@ -25,7 +25,7 @@ def assert_same_layer(a, b):
     assert (a.bias is None) == (b.bias is None)
     assert a.bias is None or same_bits(a.bias.data, b.bias.data)
     assert (a.kernel_by_batch, a.layer_name, a.training) == (b.kernel_by_batch, b.layer_name, b.training)
-    x = random_weight((3, a.in_features), a.packed_values.dtype)
+    x = random_weight((3, a.in_features), a.packed.dtype)
     with torch.no_grad():
         assert same_bits(a(x), b(x))
 
@@ -37,7 +37,7 @@ def saved_and_loaded(layer):
     return torch.load(file, weights_only=False)
 
 
-@every_format
+@every_family
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "copied",
@@ -55,7 +55,7 @@ def test_copies_are_equal_and_independent(family, bias, copied):
     assert not torch.count_nonzero(twin.weight)
 
 
-@every_format
+@every_family
 @pytest.mark.parametrize("assign", [False, True])
 def test_state_dict_round_trip_into_another_sparsity(family, assign):
     layer = sparse_layer(family)

@@ -1,0 +1,8 @@
+#include "simd/bytes_avx512.h"
+// The instruction set first.
+#include "kernels/int8_block_csr_body.h"
+
+namespace sparsekit {
+extern const Int8BlockCsrKernels int8_block_csr_avx512;
+const Int8BlockCsrKernels int8_block_csr_avx512 = kInt8BlockCsrKernels;
+}  // namespace sparsekit
