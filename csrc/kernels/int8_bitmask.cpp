@@ -46,10 +46,13 @@ void Int8Bitmask::place_bits(const Parts& parts, const std::vector<int64_t>& off
       to[g / 4 * kInt8Rows] |= static_cast<uint64_t>(from[g]) << (kStoredWord * (g % 4));
       count += __builtin_popcount(from[g]);
     }
-    check(count == offsets[row + 1] - offsets[row],
-          "int8_bitmask: row " + std::to_string(row) + ": expected as many bits as the offsets say");
-    check(spare == 0 || from[stored - 1] >> (kStoredWord - spare) == 0,
-          "int8_bitmask: row " + std::to_string(row) + ": expected no bits beyond the last column");
+    const int64_t told = offsets[row + 1] - offsets[row];
+    if (count != told)
+      check(false, "int8_bitmask: row " + std::to_string(row) + ": expected as many bits as the offsets say, " +
+                       std::to_string(told) + ", got " + std::to_string(count));
+    if (spare != 0 && from[stored - 1] >> (kStoredWord - spare) != 0)
+      check(false, "int8_bitmask: row " + std::to_string(row) + ": expected no bits beyond the last column, " +
+                       std::to_string(columns_ - 1) + ", got some");
   }
 }
 

@@ -31,7 +31,8 @@ std::vector<int64_t> one_block_per_row(int64_t rows, int64_t columns) {
 }  // namespace
 
 void check_int8_sizes(int64_t rows, int64_t columns) {
-  check(rows >= 0 && columns >= 0, "int8: expected sizes of at least 0");
+  check(rows >= 0 && columns >= 0,
+        "int8: expected sizes of at least 0, got " + std::to_string(rows) + " x " + std::to_string(columns));
   check(columns <= kMostColumns,
         "int8: expected at most " + std::to_string(kMostColumns) + " columns, got " + std::to_string(columns));
 }
@@ -43,8 +44,9 @@ void check_int8_values(const int8_t* values, int64_t count) {
 
 void check_int8_scales(const float* scales, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r)
-    check(std::isfinite(scales[r]) && scales[r] >= 0.0f,
-          "int8: row " + std::to_string(r) + ": expected a finite scale of at least 0");
+    if (!std::isfinite(scales[r]) || scales[r] < 0.0f)
+      check(false, "int8: row " + std::to_string(r) + ": expected a finite scale of at least 0, got " +
+                       std::to_string(scales[r]));
 }
 
 Int8BlockCsr::Int8BlockCsr(const BlockPlaces& places, const int8_t* values, const float* scales)

@@ -213,18 +213,20 @@ def test_damaged_numbers_are_refused(kernel):
 
 
 def test_the_classes_themselves_refuse_sizes():
-    module, scales = extension.MODULE, torch.ones(4)
+    module, memory, nothing = extension.MODULE, extension.memory, (0, 0)
+    scales, one, wide = torch.ones(4), torch.ones(1), torch.zeros(MOST_COLUMNS + 1, dtype=torch.int8)
     for rows, columns in ((-1, 4), (-64, 4), (4, -1)):
-        with pytest.raises(ValueError, match="int8: expected sizes of at least 0"):
-            module.Int8BlockCsr(rows, columns, 0, scales.data_ptr())
+        with pytest.raises(ValueError, match="int8_dense: expected sizes from 0 to 2147483647, got -"):
+            module.Int8BlockCsr(rows, columns, nothing, memory(scales))
     with pytest.raises(ValueError, match="int8: expected at most 131072 columns, got 131073"):
-        module.Int8BlockCsr(1, MOST_COLUMNS + 1, 0, scales.data_ptr())
+        module.Int8BlockCsr(1, MOST_COLUMNS + 1, memory(wide), memory(one))
     indices, offsets = torch.zeros(1, dtype=torch.int32), torch.tensor([0, 1])
-    places = module.BlockPlaces(4, 6, 4, 6, 1, indices.data_ptr(), offsets.data_ptr(), True)
+    places = module.BlockPlaces(4, 6, 4, 6, 1, memory(indices), memory(offsets), True)
     values = torch.zeros(24, dtype=torch.int8)
     with pytest.raises(ValueError, match="expected blocks of a multiple of 4 columns, got 6"):
-        module.Int8BlockCsr(places, values.data_ptr(), scales.data_ptr())
-    native = module.Int8Bitmask(0, 4, 0, 0, 0, offsets.data_ptr(), True, 0)
+        module.Int8BlockCsr(places, memory(values), memory(scales))
+    start = torch.zeros(1, dtype=torch.int64)
+    native = module.Int8Bitmask(0, 4, 0, nothing, nothing, memory(start), True, nothing)
     with pytest.raises(ValueError, match="int8_bitmask: expected at most 4 tokens"):
         native.multiply(0, 5, 4, 0, 0, 0, 0)
 
