@@ -1,10 +1,18 @@
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
+
+#include <unistd.h>
 
 #include "core/cpu.h"
 #include "native.h"
 
 extern "C" void omp_set_num_threads(int);
+
+// What a sanitizer finds ends the program by a signal, which then says in which case it was found.
+extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 namespace native {
 
@@ -18,6 +26,14 @@ struct Listed {
 std::vector<Listed>& listed() {
   static std::vector<Listed> all;
   return all;
+}
+
+// The case that runs, for a handler of signals, which may format nothing.
+char running[256];
+
+void say_what_ran(int) {
+  if (write(STDERR_FILENO, running, std::strlen(running)) < 0) std::_Exit(2);
+  std::_Exit(1);
 }
 
 // Those that some kernel was built for and the processor has.
@@ -47,11 +63,13 @@ int run_all(int rounds, const std::string& only) {
       for (int round = 0; round < rounds; ++round) {
         const int threads = 1 + round % 4;
         omp_set_num_threads(threads);
+        std::snprintf(running, sizeof running, "%s on %s, round %d, %d threads\n", family.name, isa.c_str(), round,
+                      threads);
         Random random(static_cast<uint64_t>(round));
         try {
           family.run(random);
         } catch (const std::exception& error) {
-          std::printf("%s on %s, round %d, %d threads: %s\n", family.name, isa.c_str(), round, threads, error.what());
+          std::printf("%s%s\n", running, error.what());
           ++failures;
           break;
         }
@@ -67,6 +85,7 @@ int run_all(int rounds, const std::string& only) {
 
 // Arguments: rounds of each family (default 120), and the one family to run.
 int main(int count, char** arguments) {
+  std::signal(SIGABRT, native::say_what_ran);
   const int failures = native::run_all(count > 1 ? std::atoi(arguments[1]) : 120, count > 2 ? arguments[2] : "");
   std::printf(failures == 0 ? "passed\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
