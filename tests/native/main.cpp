@@ -63,6 +63,7 @@ int run_all(int rounds, const std::string& only) {
       for (int round = 0; round < rounds; ++round) {
         const int threads = 1 + round % 4;
         omp_set_num_threads(threads);
+        guarded = round / 4 % 2 == 1;
         std::snprintf(running, sizeof running, "%s on %s, round %d, %d threads\n", family.name, isa.c_str(), round,
                       threads);
         Random random(static_cast<uint64_t>(round));

@@ -17,6 +17,8 @@
 // so that a read beyond is seen, and it is null where it is empty, as torch's is.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -56,17 +58,19 @@ class Random {
   uint64_t state_;
 };
 
-// So many elements and not one more, from an address that is a multiple of `align` and of no higher power of two.
+// Whether buffers end before a page that nobody may touch, instead of where AddressSanitizer watches: it does not see
+// gathers and loads with masks. Turned on and off between rounds.
+inline bool guarded = false;
+
+// So many elements and not one more. From the heap at an address that is a multiple of `align` and of no higher power
+// of two; where guarded up to the end of a page, less what `align` leaves.
 template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t count, std::size_t align = sizeof(T)) : count_(count) {
     if (count == 0) return;
-    void* room = nullptr;
-    const std::size_t skip = align < 64 ? align : 0;
-    if (posix_memalign(&room, 64, static_cast<std::size_t>(count) * sizeof(T) + skip) != 0) throw std::bad_alloc();
-    room_ = static_cast<char*>(room);
-    data_ = reinterpret_cast<T*>(room_ + skip);
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    data_ = reinterpret_cast<T*>(guarded ? from_pages(bytes, align) : from_heap(bytes, align));
   }
   explicit Buffer(const std::vector<T>& from, std::size_t align = sizeof(T))
       : Buffer(static_cast<int64_t>(from.size()), align) {
@@ -74,7 +78,12 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(room_); }
+  ~Buffer() {
+    if (mapped_ == 0)
+      std::free(room_);
+    else
+      munmap(room_, mapped_);
+  }
 
   T* data() const { return data_; }
   int64_t size() const { return count_; }
@@ -84,8 +93,26 @@ class Buffer {
   }
 
  private:
+  char* from_heap(std::size_t bytes, std::size_t align) {
+    const std::size_t skip = align < 64 ? align : 0;
+    if (posix_memalign(&room_, 64, bytes + skip) != 0) throw std::bad_alloc();
+    return static_cast<char*>(room_) + skip;
+  }
+
+  char* from_pages(std::size_t bytes, std::size_t align) {
+    constexpr std::size_t kPage = 4096;
+    const std::size_t before = (bytes + align + kPage - 1) / kPage * kPage;
+    mapped_ = before + kPage;
+    room_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room_ == MAP_FAILED) throw std::bad_alloc();
+    char* end = static_cast<char*>(room_) + before;
+    if (mprotect(end, kPage, PROT_NONE) != 0) throw std::bad_alloc();
+    return end - (bytes + align - 1) / align * align;
+  }
+
   int64_t count_;
-  char* room_ = nullptr;
+  void* room_ = nullptr;
+  std::size_t mapped_ = 0;
   T* data_ = nullptr;
 };
 
