@@ -45,7 +45,8 @@ struct CsrBuffers {
 
   void damage(Random& random) const {
     if (values.size() == 0 || random.chance(0.5)) return offsets.damage(random);
-    const int64_t at = random.below(values.size()), value = random.one_of<int64_t>({0, 1, 7, 200, 65535});
+    const int64_t at = random.chance(0.5) ? values.size() - 1 : random.below(values.size());
+    const int64_t value = random.one_of<int64_t>({0, 1, 7, 65535, parts.columns, parts.columns});
     if (parts.wide_indices)
       wide_ones[at] = random.chance(0.3) ? -1 : static_cast<int32_t>(value);
     else

@@ -187,7 +187,7 @@ struct Problem {
 
   explicit Problem(Random& random, int64_t most_batch = 140)
       : batch(std::min(random.size(), most_batch)),
-        weight(random, random.size(), random.size()),
+        weight(random, random.chance(0.2) ? random.one_of<int64_t>({200, 331}) : random.size(), random.size()),
         x_stride(weight.columns + random.one_of({0, 0, 3})),
         x(batch == 0 || weight.columns == 0 ? 0 : (batch - 1) * x_stride + weight.columns),
         bias(random.chance(0.5) ? weight.rows : 0),
@@ -261,8 +261,9 @@ struct Offsets {
   }
   // Writes nonsense to one of them.
   void damage(Random& random) const {
-    const int64_t count = narrow_ones.size() + wide_ones.size();
-    set(random.below(count), random.one_of<int64_t>({-1, 1, 5, 1000, -(1 << 30), (1 << 30)}));
+    const int64_t last = narrow_ones.size() + wide_ones.size() - 1;
+    const int64_t end = wide ? wide_ones[last] : narrow_ones[last];
+    set(random.below(last + 1), random.one_of<int64_t>({-1, 1, 5, end - 1, end, end + 1, -(1 << 30), (1 << 30)}));
   }
 };
 
