@@ -276,6 +276,16 @@ inline void refuse_or_run(const std::function<void()>& build) {
   }
 }
 
+// Calls `build`, which is given data that no weight has.
+inline void refuse(const std::function<void()>& build) {
+  try {
+    build();
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  throw std::logic_error("expected a refusal of data that no weight has");
+}
+
 using Run = void (*)(Random&);
 
 // Puts a family on the list that main goes through.

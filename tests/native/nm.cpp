@@ -66,4 +66,7 @@ FAMILY(nm) {
   if (groups.positions.size() == 0) return;
   groups.positions[random.below(groups.positions.size())] = static_cast<uint8_t>(random.below(256));
   refuse_or_run([&] { problem.check(Nm(groups.parts)); });
+  if ((sides.second & (sides.second - 1)) == 0) return;
+  groups.positions[0] = 255;  // a position of all ones lies beyond a group whose size is no power of two
+  refuse([&] { Nm{groups.parts}; });
 }
