@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 NATIVE := $(shell find csrc -type f)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check check-native bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/sparsekit demo $(if $(MODEL),--model $(MODEL)) $(if $(QUICK),--quick)
@@ -26,6 +26,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(filter %.h %.cpp %.cu %.cuh,$(NATIVE) $(shell find tests -type f))
+
+check-native: $(INSTALLED)
+	$(BIN)/python setup.py -q check_native
 
 bench: $(INSTALLED)
 	$(BIN)/sparsekit bench

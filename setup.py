@@ -12,6 +12,7 @@ Environment:
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ ISA_FLAGS = {
     "avx512vbmi2": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512bitalg"],
     "amx": ["-mamx-tile", "-mamx-bf16"],
 }
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 BASE_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 ON_X86 = platform.machine().lower() in {"x86_64", "amd64"}
 OLDEST_NVCC = (12, 5)  # the first that knows mma.sp::ordered_metadata
@@ -175,6 +177,34 @@ class BuildNative(build_ext):
             return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+class CheckNative(BuildNative):
+    """Compiles the kernels for the CPU and tests/native for the sanitizers, and runs the tests; needs no Python."""
+
+    def build_extension(self, extension: Extension) -> None:
+        """Compile with the compiler that CXX names, without what Python adds, which hides overflows."""
+        if extension.name != "sparsekit._C":
+            return
+        isas, folder = self.isas(), Path(self.build_temp, "check_native")
+        folder.mkdir(parents=True, exist_ok=True)
+        macros = [f"-DSPARSEKIT_WITHOUT_{isa}" for isa in ISA_FLAGS if isa not in isas]
+        macros.append("-DSPARSEKIT_SERIAL_WORK=1")  # several threads from the smallest weight on
+        compiler = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++17", "-O1", "-g1", "-Wall", "-Wextra"]
+        compiler += ["-fopenmp", *SANITIZERS, *macros, *(f"-I{part}" for part in extension.include_dirs)]
+        sources = [s for s in extension.sources if isa_of(s) in isas and not s.endswith("bindings.cpp")]
+        sources += sorted(str(path) for path in Path("tests", "native").glob("*.cpp"))
+
+        def compile_one(source: str) -> str:
+            target = str(folder / f"{Path(source).parent.name}_{Path(source).stem}.o")
+            self.spawn([*compiler, *ISA_FLAGS[isa_of(source)], "-c", source, "-o", target])
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(compile_one, sources))
+        program = str(folder / "check")
+        self.spawn([*compiler, *objects, "-o", program])
+        self.spawn([program])
+
+
 def extensions() -> list[Extension]:
     """The extensions, or none where they were declined."""
     if os.environ.get("SPARSEKIT_NO_EXTENSION") == "1":
@@ -208,4 +238,4 @@ def extensions() -> list[Extension]:
     return [native, cuda]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative, "check_native": CheckNative})

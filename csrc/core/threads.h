@@ -17,8 +17,12 @@ inline int omp_get_num_threads() { return 1; }
 
 namespace sparsekit {
 
-// Below this many multiply-adds, waking the pool costs more than it saves.
+// Below this many multiply-adds, waking the pool costs more than it saves. Tests share out less.
+#if defined(SPARSEKIT_SERIAL_WORK)
+constexpr int64_t kSerialWork = SPARSEKIT_SERIAL_WORK;
+#else
 constexpr int64_t kSerialWork = 1 << 16;
+#endif
 
 // Calls body(part, parts) once for each of `parts` equal shares of `work` multiply-adds; at most `most` shares.
 template <class Body>

@@ -85,7 +85,8 @@ void pack(const HalfProduct& product, int64_t columns, int64_t first, int64_t to
   for (int64_t m = 0; m < tokens; ++m) {
     float* to = panel + m * words;
     std::memset(to + columns / 2, 0, static_cast<std::size_t>(words - columns / 2) * sizeof(float));
-    std::memcpy(to, product.x + (first + m) * product.x_stride, static_cast<std::size_t>(columns) * sizeof(uint16_t));
+    if (columns > 0)  // x may be null where there are none
+      std::memcpy(to, product.x + (first + m) * product.x_stride, static_cast<std::size_t>(columns) * sizeof(uint16_t));
   }
   const int64_t whole = (tokens + kSide - 1) / kSide * kSide;
   std::memset(panel + tokens * words, 0, static_cast<std::size_t>((whole - tokens) * words) * sizeof(float));
