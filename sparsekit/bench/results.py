@@ -141,7 +141,7 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 def _headed(case: str) -> Table:
     table = Table(title=case, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for header in ("zeros", "threads", "kernel", "dense ms", "ms", "speedup", "floor", "of peak", "GB/s"):
-        table.add_column(header, justify="left" if header == "kernel" else "right", no_wrap=True)
+        table.add_column(header, justify="left" if header == "kernel" else "right", no_wrap=header != "kernel")
     return table
 
 
