@@ -3,7 +3,7 @@
 The tables come from ``benchmarks/results/``: ``demo.json`` as ``sparsekit demo`` writes it; ``linear/``, ``model/``,
 ``training/`` and ``conv/`` as ``sparsekit bench linear --output benchmarks/results/linear`` writes them, and so on;
 ``methods/minilm.json`` of ``methods/minilm.py``, and ``conv/cnn.json`` as ``sparsekit demo --model cnn`` writes it.
-Nothing in them is typed. As long as there is no ``linear/``, what was measured before there was one is shown.
+Nothing in them is typed.
 """
 
 import importlib.util
@@ -44,9 +44,7 @@ def demo_table() -> str:
 
 def kernel_table() -> str:
     """The usual shape on one thread, how shapes and threads compare with that, other libraries, and a whole model."""
-    path = next(iter(sorted((RESULTS / "linear").glob("*.json"))), None)
-    if path is None:
-        return kernel_table_before()
+    path = next(iter(sorted((RESULTS / "linear").glob("*.json"))))
     report = json.loads(path.read_text())
     best: dict = {}  # by shape and threads: by pattern, weights and tokens, and sparsity, our fastest kernel's row
     for row in (row for row in report["rows"] if row["sparsity"] and not row["peer"]):
@@ -107,11 +105,7 @@ def peer_table(report: dict, one: dict) -> str:
 
 def end_to_end() -> str:
     """Whole models, from the last run of them."""
-    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None)
-    if path is None:
-        rows = [row for row in json.loads(before_linear().read_text())["rows"] if row["kernel"] == "compile"]
-        models = [f"{row['sparsity']:.0%} zeros {row['speedup']:.2f}x" for row in rows]
-        return f"End to end, MiniLM at 8 x 128 tokens, 2 threads, `compile` over eager: {', '.join(models)}."
+    path = next(iter(sorted((RESULTS / "model").glob("*.json"))))
     report = json.loads(path.read_text())
     lines = ["| whole model | threads | zeros | dense way | dense ms | ms | speedup |", "|---|--:|--:|---|--:|--:|--:|"]
     for row in report["rows"]:
@@ -121,26 +115,6 @@ def end_to_end() -> str:
                 f"| {row['dense_seconds'] * 1e3:.1f} | {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
             )
     return "\n".join([*lines, "", f"Models measured on {machine(report)}."])
-
-
-def before_linear() -> Path:
-    return next(path for path in sorted(RESULTS.glob("*.json")) if path.name != "demo.json")
-
-
-def kernel_table_before() -> str:
-    path = before_linear()
-    report = json.loads(path.read_text())
-    products = [row for row in report["rows"] if row["kernel"] != "compile"]
-    columns = sorted({row["sparsity"] for row in products})
-    lines = ["| product, fp32 | threads | best dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
-    lines.append("|---|--:|--:|" + "--:|" * len(columns))
-    for case, threads in dict.fromkeys((row["case"], row["threads"]) for row in products):
-        found = [row for row in products if (row["case"], row["threads"]) == (case, threads)]
-        cells = [fastest([row for row in found if row["sparsity"] == s]) for s in columns]
-        dense = found[0]["dense_seconds"] * 1e3
-        lines.append(f"| {case} | {threads} | {dense:.2f} | " + " | ".join(cells) + " |")
-    where = f"Measured on {machine(report)}; every kernel's row is in `{path.relative_to(ROOT)}`."
-    return "\n".join([*lines, "", end_to_end(), "", where])
 
 
 def training_table() -> str:

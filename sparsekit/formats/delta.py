@@ -65,7 +65,7 @@ class DeltaCSR(Format):
         rows, columns = matrix.shape
         values, indices, offsets = kept_rows(matrix, keep)
         runs = [_Run.of(values, indices, offsets[s.start : s.stop + 1].long()) for s in strips(rows, columns)]
-        slots = torch.tensor([[run.slots(bits) for bits in WIDTHS] for run in runs]).sum(dim=0)
+        slots = torch.tensor([[run.slots(bits) for bits in WIDTHS] for run in runs], device="cpu").sum(dim=0)
         bits = min(WIDTHS, key=lambda width: int(slots[WIDTHS.index(width)]) * (8 * weight.element_size() + width))
         stored, distances, firsts, counts = zip(*[run.in_chunks(bits) for run in runs])
         return cls(

@@ -24,7 +24,7 @@ inline std::pair<int64_t, int64_t> block_sides(Random& random) {
                                {1, 9}});
 }
 
-// `Number` is float, or uint16_t for bfloat16.
+// `Number` is float, uint16_t for bfloat16, or int8_t for weights that are integers.
 template <class Number>
 struct Blocks {
   int64_t high, wide;
@@ -34,10 +34,10 @@ struct Blocks {
   sparsekit::BlockPlaces places;
 
   static Number stored(float value) {
-    if constexpr (sizeof(Number) == sizeof(float))
-      return value;
-    else
+    if constexpr (sizeof(Number) == sizeof(uint16_t))
       return halved(value);
+    else
+      return static_cast<Number>(value);
   }
 
   Blocks(Random& random, Weight& weight, std::pair<int64_t, int64_t> sides)

@@ -15,7 +15,7 @@ import sparsekit.kernels
 from sparsekit.bench.gpu.contests import exact_convolution, select
 from sparsekit.bench.gpu.exact import Exact, poisoned, rounds_once
 from sparsekit.bench.gpu.session import COMPILERS, Session
-from sparsekit.formats import Dense, Format, Refusal, gather, positions
+from sparsekit.formats import FORMATS, Dense, Format, Refusal, gather, positions
 from sparsekit.kernels import Convolution, ConvProblem, Problem
 from sparsekit.kernels.base import Runs
 from sparsekit.kernels.candidates import is_reference
@@ -58,15 +58,14 @@ class Check:
 
 
 def checked_kernels() -> tuple[Runs[Any], ...]:
-    """Return every kernel that is checked: those that are neither a reference nor dense."""
+    """Return every kernel that is checked: those that are neither a reference nor dense, and round nothing."""
     found: tuple[Runs[Any], ...] = (
         *sparsekit.kernels.KERNELS,
         *sparsekit.kernels.GRADIENT_KERNELS,
         *sparsekit.kernels.CONV_KERNELS,
     )
-    return tuple(
-        k for k in found if k.format is not Dense and not is_reference(k) and k not in REFERENCE_GRADIENT_KERNELS
-    )
+    exact = [k for k in found if k.format in FORMATS and k.format is not Dense]
+    return tuple(k for k in exact if not is_reference(k) and k not in REFERENCE_GRADIENT_KERNELS)
 
 
 def check_kernel(kernel: Runs[Any], session: Session) -> None:
