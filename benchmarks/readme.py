@@ -62,7 +62,7 @@ def kernel_table() -> str:
         lines.append(f"| {weights} {pattern} M={batch} | {dense:.3f} | " + " | ".join(cells) + " |")
     where = f"every row is in `{path.with_suffix('.csv').relative_to(ROOT)}`"
     parts = ["\n".join(lines), others_than_usual(one, best), peer_table(report, one), end_to_end()]
-    return "\n\n".join([*parts, f"Measured on {machine(report)}; weights come from memory in every call; {where}."])
+    return "\n\n".join([*filter(None, parts), f"Measured on {machine(report)}; weights come from memory in every call; {where}."])
 
 
 def others_than_usual(one: dict, best: dict) -> str:
@@ -105,7 +105,9 @@ def peer_table(report: dict, one: dict) -> str:
 
 def end_to_end() -> str:
     """Whole models, from the last run of them."""
-    path = next(iter(sorted((RESULTS / "model").glob("*.json"))))
+    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None)
+    if path is None:
+        return ""
     report = json.loads(path.read_text())
     lines = ["| whole model | threads | zeros | dense way | dense ms | ms | speedup |", "|---|--:|--:|---|--:|--:|--:|"]
     for row in report["rows"]:
