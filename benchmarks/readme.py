@@ -62,7 +62,8 @@ def kernel_table() -> str:
         lines.append(f"| {weights} {pattern} M={batch} | {dense:.3f} | " + " | ".join(cells) + " |")
     where = f"every row is in `{path.with_suffix('.csv').relative_to(ROOT)}`"
     parts = ["\n".join(lines), others_than_usual(one, best), peer_table(report, one), end_to_end()]
-    return "\n\n".join([*filter(None, parts), f"Measured on {machine(report)}; weights come from memory in every call; {where}."])
+    parts.append(f"Measured on {machine(report)}; weights come from memory in every call; {where}.")
+    return "\n\n".join(filter(None, parts))
 
 
 def others_than_usual(one: dict, best: dict) -> str:
