@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsekit.errors import FormatError
 from sparsekit.formats.base import Format
 
 
@@ -14,7 +15,12 @@ def positions(packed: Format) -> dict[str, Tensor]:
     Returns:
         For each floating tensor of the format an int64 tensor of its shape: ``row * columns + column`` of the weight
         that an element stores, -1 where it is padding.
+
+    Raises:
+        FormatError: the values are rounded to integers, so that no floating tensor holds the weights themselves.
     """
+    if not packed.values.is_floating_point():
+        raise FormatError(f"{packed.name}: expected weights that are stored as they are, got {packed.values.dtype}")
     numbers, count = {}, 0
     for name, tensor in packed.tensors().items():
         if tensor.is_floating_point():

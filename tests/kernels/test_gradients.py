@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsekit.kernels
-from sparsekit.formats import FORMATS, BlockCSR, positions, stored_weights
+from sparsekit.errors import FormatError
+from sparsekit.formats import FORMATS, QUANTIZED_FORMATS, BlockCSR, positions, stored_weights
 from sparsekit.kernels import REFERENCE_GRADIENT_KERNELS, Problem
 from sparsekit.kernels.binding import bound
 from sparsekit.kernels.native import NATIVE_GRADIENT_KERNELS, describe
@@ -172,6 +173,13 @@ def test_positions_by_one_value_at_a_time(family):
             dense = packed.from_parts({**zeros, name: one}, packed.integers()).unpack().flatten()
             place = int(found[name].flatten()[at])
             assert dense.nonzero().flatten().tolist() == ([place] if place >= 0 else [])
+
+
+@pytest.mark.parametrize("family", QUANTIZED_FORMATS, ids=lambda f: f.name)
+def test_rounded_weights_have_no_positions(family):
+    packed = family.pack(random_weight((32, 32)), random_mask((32, 32), Block(16, 16), 0.5))
+    with pytest.raises(FormatError, match=f"{family.name}: expected weights that are stored as they are, got"):
+        positions(packed)
 
 
 def test_stored_weights_counts_places_and_not_values():

@@ -20,7 +20,7 @@ from sparsekit.bench.gpu.session import Session
 from sparsekit.bench.gpu.tables import apply_tuned
 from sparsekit.bench.gpu.tuning import tune_kernel
 from sparsekit.bench.gpu.ways import DENSE_WAYS, Way, peers_of
-from sparsekit.formats import Dense, Format, gather, positions
+from sparsekit.formats import FORMATS, Dense, Format, gather, positions
 from sparsekit.kernels import Convolution, ConvProblem, Problem
 from sparsekit.kernels.base import PackedProblem, Runs
 from sparsekit.kernels.candidates import candidates, conv_candidates, is_reference
@@ -164,10 +164,13 @@ def _once(call: Callable[[], Tensor]) -> Make:
 
 
 def gradient_kernels(weight: Tensor, mask: Mask, batch: int) -> Iterator[tuple[Any, Format]]:
-    """Yield every kernel for gradients that does not refuse the mask, with the weight packed for it."""
+    """Yield every kernel for gradients that does not refuse the mask, with the weight packed for it.
+
+    Formats that round the weights are left out: they have no gradient of their weights.
+    """
     packed: dict[type[Format], Format] = {}
     for kernel in sparsekit.kernels.GRADIENT_KERNELS:
-        if kernel.format is Dense or kernel.format.accepts(mask) is not None:
+        if kernel.format is Dense or kernel.format not in FORMATS or kernel.format.accepts(mask) is not None:
             continue
         if kernel.format not in packed:
             packed[kernel.format] = kernel.format.pack(weight, mask)

@@ -177,6 +177,14 @@ def test_references_and_dense_kernels_are_what_others_are_checked_by():
     assert not any("reference" in name or name.startswith("dense") for name in names)
 
 
+def test_gradients_are_raced_only_where_weights_are_trained():
+    weight = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    mask = contests.select(Block(16, 16), weight, 0.5)
+    found = [kernel.name for kernel, _ in contests.gradient_kernels(weight, mask, 3)]
+    assert "block_csr_gradients_native" in found
+    assert not any("int8" in name for name in found)
+
+
 def test_no_unit_is_started_when_the_time_is_over(tmp_path):
     one = Run(tmp_path, "dry", 0.0, CPU, run.time.time() - 10.0, print)
     one.measure(0)
