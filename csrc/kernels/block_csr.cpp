@@ -17,7 +17,7 @@ namespace {
 // drives them out.
 constexpr int64_t kChunkBytes = 256 << 10;
 // Fewer tokens than this are read in place: so few rows of x never compete for one set of the first-level cache.
-constexpr int64_t kPackFrom = 9;
+constexpr int64_t kPackFrom = 7;
 
 }  // namespace
 

@@ -12,8 +12,7 @@ constexpr int kWidth = Simd::kWidth;
 void transpose_edge(const float* from, int64_t from_stride, int rows, int columns, float* to, int64_t to_stride) {
   alignas(64) float in[kWidth * kWidth] = {};
   alignas(64) float out[kWidth * kWidth];
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < columns; ++j) in[i * kWidth + j] = from[i * from_stride + j];
+  for (int i = 0; i < rows; ++i) Simd::store(in + i * kWidth, Simd::load_first(from + i * from_stride, columns));
   Simd::transpose(in, kWidth, out, kWidth);
   for (int j = 0; j < columns; ++j) Simd::storeu(to + j * to_stride, Simd::load(out + j * kWidth));
 }

@@ -3,3 +3,5 @@
 
 #define SPARSEKIT_UNROLL _Pragma("GCC unroll 64")
 #define SPARSEKIT_INLINE inline __attribute__((always_inline))
+// The same for a lambda, behind its parameters.
+#define SPARSEKIT_INLINED __attribute__((always_inline))
