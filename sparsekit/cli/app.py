@@ -173,7 +173,7 @@ def plan(
 @app.command()
 @click.argument("what", type=click.Choice(("linear", "conv", "training", "model")), default="linear")
 @click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole network.")
-@click.option("--minutes", type=click.FloatRange(min=0), help="What a run of linear may take; about 13 otherwise.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="What a run of linear may take; about 20 otherwise.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, CSV and pictures.")
 @as_json
 def bench(what: str, quick: bool, minutes: float | None, output: Path | None, as_json: bool) -> None:
