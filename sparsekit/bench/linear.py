@@ -25,7 +25,7 @@ from sparsekit.patterns import Pattern
 MINUTES = 20.0
 PEERS_SHARE = 3
 """What a problem with peers takes of the time, where one without takes 1."""
-LOOKING = 0.7
+LOOKING = 0.6
 """Share of the time that is for timing; the rest is for packing, compiling and checking."""
 FIRST_ROWS = 64
 """What a way is called on before a cold call, to have all but the weight in the caches; the weight if it has fewer."""
