@@ -41,11 +41,13 @@ class Exported:
         model: in float32.
         sheet: ``input_ids`` and ``attention_mask``, of the size that is timed.
         folder: where the files go.
+
+    Attributes:
         threads: threads that an engine may use.
     """
 
-    def __init__(self, model: nn.Module, sheet: Batch, folder: Path, threads: int) -> None:
-        self.model, self.sheet, self.folder, self.threads = model, sheet, folder, threads
+    def __init__(self, model: nn.Module, sheet: Batch, folder: Path) -> None:
+        self.model, self.sheet, self.folder, self.threads = model, sheet, folder, 1
         self.feed = {name: tensor.numpy() for name, tensor in sheet.items()}
 
     @cached_property
@@ -66,8 +68,10 @@ class Exported:
         return path
 
     def quantised(self, how: str, **settings: Any) -> Path:
-        """The model with the products by weights in 8 bits, made by onnxruntime's tool of the name ``how``."""
+        """The model with the products by weights in 8 bits, made once by onnxruntime's tool of the name ``how``."""
         tool, path = importlib.import_module("onnxruntime.quantization"), self.folder / f"{how}.onnx"
+        if path.exists():
+            return path
         with quiet():
             getattr(tool, how)(
                 self.float32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,9 @@ from rich.table import Table
 from sparsekit.bench.warm_and_cold import Memory
 from sparsekit.kernels import native
 from sparsekit.planning.machine import describe_machine
+
+ISA_LIMIT = os.environ.get("SPARSEKIT_ISA", "")
+"""The instruction set that a user allows at most, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         """Return machine, instruction sets and rows as JSON types, figures to six digits."""
-        machine = {**describe_machine(), "isa": native.describe()["in_use"], "flags": native.describe()["cpu_features"]}
+        found = native.describe()
+        machine = {**describe_machine(), "isa": found["in_use"], "isa_limit": ISA_LIMIT, "flags": found["cpu_features"]}
         rows = [_rounded({**asdict(row), "sizes": list(row.sizes), "speedup": row.speedup}) for row in self.rows]
         content = {"machine": machine, "rows": rows}
         if self.notes.peers:
@@ -88,10 +93,13 @@ class Results:
         return content
 
     def save(self, folder: Path) -> Path:
-        """Write ``<machine>.json`` and ``<machine>.csv`` to ``folder``; return the path without suffix."""
+        """Write ``<machine>.json`` and ``<machine>.csv`` to ``folder``; return the path without suffix.
+
+        Where ``SPARSEKIT_ISA`` allows a lower instruction set only, it is part of the name: as of another machine.
+        """
         content = self.as_json()
         machine = content["machine"]
-        name = re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-")
+        name = re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {ISA_LIMIT}".lower()).strip("-")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         lines = ",\n".join(f"  {json.dumps(row)}" for row in content["rows"])

@@ -9,7 +9,17 @@ import torch
 from rich.console import Console
 
 import sparsekit.kernels
-from sparsekit.bench import PROBLEMS, QUICK_PROBLEMS, LinearProblem, Notes, Results, Row, run_linear, warm_and_cold
+from sparsekit.bench import (
+    PROBLEMS,
+    QUICK_PROBLEMS,
+    LinearProblem,
+    Notes,
+    Results,
+    Row,
+    results,
+    run_linear,
+    warm_and_cold,
+)
 from sparsekit.bench import linear as linear_bench
 from sparsekit.bench.linear_problems import NO_PROMISE, PEERS_SHAPE
 from sparsekit.bench.peers import Peer
@@ -87,7 +97,8 @@ def test_a_problem_gives_a_row_per_way_and_promises_for_the_fastest(monkeypatch,
     assert bool(half.share_of_peak) == (weights == "float32")
 
 
-def test_rows_are_measured_in_truth_and_saved(tmp_path):
+def test_rows_are_measured_in_truth_and_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ISA_LIMIT", "")
     notes = Notes()
     rows = list(run_linear([replace(PROBLEM, pattern=NM(2, 4), floors={0.5: 1.75})], minutes=0.0, notes=notes))
     assert all(row.seconds > 0.0 for row in rows)
@@ -98,7 +109,13 @@ def test_rows_are_measured_in_truth_and_saved(tmp_path):
     lines = next((tmp_path / "new").glob("*.csv")).read_text().splitlines()
     assert len(lines) == len(rows) + 1
     assert "3x24x20" in lines[1]
-    assert {"cpu", "commit", "flags", "torch", "peer"} <= set(lines[0].split(","))
+    assert {"cpu", "commit", "flags", "torch", "peer", "memory"} <= set(lines[0].split(","))
+    assert [row["memory"] for row in content["rows"]] == [row.memory for row in rows]
+    monkeypatch.setattr(results, "ISA_LIMIT", "avx2")
+    limited = Results(tuple(rows), notes).save(tmp_path / "new")
+    assert limited.name.endswith("-avx2")
+    assert len(list((tmp_path / "new").glob("*.json"))) == 2
+    assert json.loads(limited.with_suffix(".json").read_text())["machine"]["isa_limit"] == "avx2"
 
 
 @pytest.mark.parametrize("wrong", ["no bias", "too small", "off at one output", "NaN"])
