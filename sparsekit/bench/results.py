@@ -155,7 +155,8 @@ def _table(case: str, lines: list[dict[str, str]]) -> Table:
     table = Table(title=case, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     headers = [header for header in lines[0] if any(line[header] for line in lines)]
     for header in headers:
-        table.add_column(header, justify="left" if header == "kernel" else "right", no_wrap=header != "kernel")
+        name = header == "kernel"
+        table.add_column(header, justify="left" if name else "right", no_wrap=not name, overflow="fold")
     for line in lines:
         table.add_row(*(line[header] for header in headers))
     return table

@@ -180,8 +180,8 @@ def bench(what: str, quick: bool, minutes: float | None, output: Path | None, as
     """Check, then time every kernel against the fastest dense way on this machine.
 
     WHAT is linear: layers, and the ways of other libraries beside them; conv: convolutions and convolutional networks;
-    training: forward and backward of layers; model: whole text encoders. SPARSEKIT_ISA=avx512 or avx2 before it measures
-    our kernels as on a lesser processor, into files of their own.
+    training: forward and backward of layers; model: whole text encoders. With SPARSEKIT_ISA=avx512 or avx2 our kernels
+    are those of a lesser processor, and the files are others.
     """
     from sparsekit import bench
 
