@@ -11,6 +11,7 @@ import json
 import re
 import statistics
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,8 +27,6 @@ SHOWN = (
     "SparseGPT, residual targets, Sensitivity",
 )
 """Rows of the comparison of methods that are in the README."""
-USUAL, SHOWN_ZEROS = (1024, 4096), 0.8
-"""Inputs and outputs of the layer whose figures are in the README, and the zeros at which others are compared."""
 
 
 def demo_table() -> str:
@@ -43,81 +42,31 @@ def demo_table() -> str:
 
 
 def kernel_table() -> str:
-    """The usual shape on one thread, how shapes and threads compare with that, other libraries, and a whole model."""
+    """Single layers, and a whole model."""
     path = next(iter(sorted((RESULTS / "linear").glob("*.json"))))
     report = json.loads(path.read_text())
-    best: dict = {}  # by shape and threads: by pattern, weights and tokens, and sparsity, our fastest kernel's row
-    for row in (row for row in report["rows"] if row["sparsity"] and not row["peer"]):
-        key = row["pattern"], row["weights"], row["sizes"][0]
-        found = best.setdefault((tuple(row["sizes"][1:]), row["threads"]), {}).setdefault(key, {})
-        if row["speedup"] > found.get(row["sparsity"], {"speedup": 0.0})["speedup"]:
-            found[row["sparsity"]] = row
-    one = best.pop((USUAL, 1))
-    columns = sorted({sparsity for rows in one.values() for sparsity in rows})
-    lines = [f"| K={USUAL[0]} N={USUAL[1]}, 1 thread | dense ms | " + " | ".join(f"{s:.0%}" for s in columns) + " |"]
-    lines.append("|---|--:|" + "--:|" * len(columns))
-    for (pattern, weights, batch), rows in one.items():
-        dense = next(iter(rows.values()))["dense_seconds"] * 1e3
-        cells = [f"{rows[s]['speedup']:.2f}x" if s in rows else "" for s in columns]
-        lines.append(f"| {weights} {pattern} M={batch} | {dense:.3f} | " + " | ".join(cells) + " |")
     where = f"every row is in `{path.with_suffix('.csv').relative_to(ROOT)}`"
-    parts = ["\n".join(lines), others_than_usual(one, best), peer_table(report, one), end_to_end()]
-    parts.append(f"Measured on {machine(report)}; weights come from memory in every call; {where}.")
+    parts = [*loaded("linear_tables.py").parts(report), end_to_end(), f"Measured on {machine(report)}; {where}."]
     return "\n\n".join(filter(None, parts))
 
 
-def others_than_usual(one: dict, best: dict) -> str:
-    """How the speedups of other shapes and threads compare with those of the table, on geometric average."""
-    found = []
-    for ((columns, rows), threads), cases in sorted(best.items()):
-        ratios = [
-            row["speedup"] / one[key][sparsity]["speedup"]
-            for key, by_sparsity in cases.items()
-            for sparsity, row in by_sparsity.items()
-            if sparsity in one.get(key, {})
-        ]
-        name = f"K={columns} N={rows} on {threads} thread{'s' * (threads > 1)}"
-        if ratios:
-            found.append(f"{name} {statistics.geometric_mean(ratios):.2f}")
-        else:
-            speedups = [row["speedup"] for by_sparsity in cases.values() for row in by_sparsity.values()]
-            found.append(f"{name}, other M, {min(speedups):.2f}x to {max(speedups):.2f}x")
-    return f"Of these speedups the other settings have, on geometric average: {'; '.join(found)}."
-
-
-def peer_table(report: dict, one: dict) -> str:
-    """How many times faster our fastest kernel is with unstructured zeros in fp32 than what others offer."""
-    ours = {key[2]: rows[SHOWN_ZEROS] for key, rows in one.items() if key[:2] == ("Unstructured()", "float32")}
-    lines = [f"| {SHOWN_ZEROS:.0%} unstructured zeros, fp32, 1 thread: times faster than | "]
-    lines[0] += " | ".join(f"M={batch}" for batch in ours) + " |"
-    lines.append("|---|" + "--:|" * len(ours))
-    cases = {row["case"] for row in ours.values()}
-    rows = [row for row in report["rows"] if row["peer"] and row["threads"] == 1 and row["case"] in cases]
-    for name in dict.fromkeys(row["kernel"] for row in rows):
-        found = {r["sizes"][0]: r for r in rows if r["kernel"] == name and r["sparsity"] in (0.0, SHOWN_ZEROS)}
-        cells = [f"{found[b]['seconds'] / row['seconds']:.2f}x" if b in found else "" for b, row in ours.items()]
-        reads = ", which reads the zeros" if any(row["sparsity"] for row in found.values()) else ", dense"
-        lines.append(f"| {name}{reads} | " + " | ".join(cells) + " |")
-    states = report.get("peers", {})
-    absent = [f"{name} ({state})" for name, state in states.items() if state.startswith("absent")]
-    versions = ", ".join(dict.fromkeys(state for state in states.values() if not state.startswith("absent")))
-    return "\n".join([*lines, "", f"With {versions}{'; not there: ' + ', '.join(absent) if absent else ''}."])
-
-
 def end_to_end() -> str:
-    """Whole models, from the last run of them."""
-    path = next(iter(sorted((RESULTS / "model").glob("*.json"))), None)
-    if path is None:
+    """Whole models, from the last run of them with each limit of the instruction set."""
+    reports = [json.loads(path.read_text()) for path in sorted((RESULTS / "model").glob("*.json"))]
+    if not reports:
         return ""
-    report = json.loads(path.read_text())
-    lines = ["| whole model | threads | zeros | dense way | dense ms | ms | speedup |", "|---|--:|--:|---|--:|--:|--:|"]
-    for row in report["rows"]:
-        if row["sparsity"] or row["kernel"] == "compile":
-            lines.append(
-                f"| {row['case']} | {row['threads']} | {row['sparsity']:.0%} | {row['dense_kernel']} "
-                f"| {row['dense_seconds'] * 1e3:.1f} | {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
-            )
-    return "\n".join([*lines, "", f"Models measured on {machine(report)}."])
+    lines = ["| whole model | limit | threads | zeros | dense way | dense ms | ms | speedup |"]
+    lines.append("|---|---|--:|--:|---|--:|--:|--:|")
+    for report in reports:
+        limit = report["machine"].get("isa_limit", "")
+        for row in report["rows"]:
+            if row["sparsity"] or row["kernel"] == "compile":
+                lines.append(
+                    f"| {row['case']} | {limit} | {row['threads']} | {row['sparsity']:.0%} | {row['dense_kernel']} "
+                    f"| {row['dense_seconds'] * 1e3:.1f} | {row['seconds'] * 1e3:.1f} | {row['speedup']:.2f}x |"
+                )
+    origin = f"Models measured on {machine(reports[0])}; a limit is that of our instruction set, dense ways have none."
+    return "\n".join([*lines, "", origin])
 
 
 def training_table() -> str:
@@ -238,16 +187,22 @@ def orders_table() -> str:
 
 def found_orders(report: dict) -> dict[tuple[str, str, str], list[tuple[str, float]]]:
     """Mean gain of the first over the second method, over the seeds, by sparsity."""
-    path = ROOT / "benchmarks" / "methods" / "training_report.py"
-    spec = importlib.util.spec_from_file_location("training_report", path)
-    rows = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rows)
+    rows = loaded("methods/training_report.py")
     orders: dict = {}
     for part, task, setting, better, worse in rows.CLAIMS:
         gains = rows.gains(report, part, task, setting, better, worse)
         if gains:
             orders.setdefault((better, worse, rows.NAMES[task]), []).append((setting, statistics.mean(gains)))
     return orders
+
+
+def loaded(name: str) -> ModuleType:
+    """The script of that name beside this one."""
+    path = Path(__file__).parent / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fastest(rows: list[dict]) -> str:

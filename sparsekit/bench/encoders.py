@@ -48,10 +48,14 @@ def run_encoders(cases: Sequence[EncoderCase], tell: Callable[[str], object] = l
     """
     before = torch.get_num_threads()
     try:
-        for name, threads in dict.fromkeys((case.encoder, threads) for case in cases for threads in case.threads):
-            torch.set_num_threads(threads)
-            own = [case for case in cases if case.encoder == name and threads in case.threads]
-            yield from _race(name, threads, own, tell)
+        for name in dict.fromkeys(case.encoder for case in cases):
+            own = [case for case in cases if case.encoder == name]
+            with tempfile.TemporaryDirectory() as folder:
+                exported = Exported(*load(name), Path(folder))
+                for threads in dict.fromkeys(threads for case in own for threads in case.threads):
+                    torch.set_num_threads(threads)
+                    exported.threads = threads
+                    yield from _race(exported, [case for case in own if threads in case.threads], tell)
     finally:
         torch.set_num_threads(before)
 
@@ -81,26 +85,24 @@ def load(name: str) -> tuple[nn.Module, Batch]:
     return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _race(name: str, threads: int, cases: list[EncoderCase], tell: Callable[[str], object]) -> Iterator[Row]:
+def _race(exported: Exported, cases: list[EncoderCase], tell: Callable[[str], object]) -> Iterator[Row]:
     torch.compiler.reset()
+    name, model, sheet, threads = cases[0].encoder, exported.model, exported.sheet, exported.threads
     case = f"{name}, batch {TEXTS} x {TOKENS} tokens, bfloat16, {cases[0].pattern} in torch.compile"
-    with tempfile.TemporaryDirectory() as folder:
-        model, sheet = load(name)
-        tell(f"{name}, dense ways, {threads} threads")
-        floating = torch_ways(model, sheet)
-        eight_bits: dict[str, Call] = {}
-        exported = Exported(model, sheet, Path(folder), threads)
-        for engine in ENGINES:
-            if engine.presence[0]:
-                tell(f"{name}, {engine.name}, {threads} threads")
-                (eight_bits if engine.eight_bits else floating)[engine.name] = engine.bind(exported)
-        exact = floating["eager"]()
-        for way, call in (floating | eight_bits).items():
-            _expect_near(f"{name}, {way}", call(), exact, FAR[way in eight_bits])
-        ours = {case: _sparse(case, model, sheet, tell) for case in cases}
-        ways = floating | eight_bits | {f"sparse {one.sparsity:g}": call for one, call in ours.items()}
-        with torch.inference_mode():
-            times = fastest(ways, BUDGET_S)
+    tell(f"{name}, dense ways, {threads} threads")
+    floating = torch_ways(model, sheet)
+    eight_bits: dict[str, Call] = {}
+    for engine in ENGINES:
+        if engine.presence[0]:
+            tell(f"{name}, {engine.name}, {threads} threads")
+            (eight_bits if engine.eight_bits else floating)[engine.name] = engine.bind(exported)
+    exact = floating["eager"]()
+    for way, call in (floating | eight_bits).items():
+        _expect_near(f"{name}, {way}", call(), exact, FAR[way in eight_bits])
+    ours = {case: _sparse(case, model, sheet, tell) for case in cases}
+    ways = floating | eight_bits | {f"sparse {one.sparsity:g}": call for one, call in ours.items()}
+    with torch.inference_mode():
+        times = fastest(ways, BUDGET_S)
     best = min(floating, key=lambda way: times[way])
     row = Row(case, 0.0, threads, "", 0.0, best, times[best])
     for way in (*floating, *eight_bits):

@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import importlib
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsekit.bench.runtimes import ABSENT, installed, onnxruntime_session, openvino_request, quiet
 from sparsekit.demo.minilm.encoder import Batch
 
 Call = Callable[[], Tensor]
@@ -43,18 +41,20 @@ class Exported:
         model: in float32.
         sheet: ``input_ids`` and ``attention_mask``, of the size that is timed.
         folder: where the files go.
+
+    Attributes:
         threads: threads that an engine may use.
     """
 
-    def __init__(self, model: nn.Module, sheet: Batch, folder: Path, threads: int) -> None:
-        self.model, self.sheet, self.folder, self.threads = model, sheet, folder, threads
+    def __init__(self, model: nn.Module, sheet: Batch, folder: Path) -> None:
+        self.model, self.sheet, self.folder, self.threads = model, sheet, folder, 1
         self.feed = {name: tensor.numpy() for name, tensor in sheet.items()}
 
     @cached_property
     def float32(self) -> Path:
         """The model as it is."""
         path = self.folder / "float32.onnx"
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             torch.onnx.export(
                 _States(self.model).eval(),
                 tuple(self.sheet.values()),
@@ -68,9 +68,11 @@ class Exported:
         return path
 
     def quantised(self, how: str, **settings: Any) -> Path:
-        """The model with the products by weights in 8 bits, made by onnxruntime's tool of the name ``how``."""
+        """The model with the products by weights in 8 bits, made once by onnxruntime's tool of the name ``how``."""
         tool, path = importlib.import_module("onnxruntime.quantization"), self.folder / f"{how}.onnx"
-        with _quiet():
+        if path.exists():
+            return path
+        with quiet():
             getattr(tool, how)(
                 self.float32,
                 path,
@@ -90,40 +92,18 @@ class Exported:
         return self.quantised("quantize_static", calibration_data_reader=reader, quant_format=tool.QuantFormat.QDQ)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what exporters say of themselves off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
 def _onnxruntime(of: Exported, how: str = "") -> Call:
-    onnxruntime = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = of.threads, 1, 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # not into the turn of the next
-    path = of.quantised(how) if how else of.float32
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(str(of.quantised(how) if how else of.float32), of.threads)
     feed = {given.name: of.feed[given.name] for given in session.get_inputs()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
 def _openvino(of: Exported, precision: str, eight_bits: bool = False) -> Call:
-    core = importlib.import_module("openvino").Core()
-    model = core.read_model(str(of.with_ranges if eight_bits else of.float32))
+    openvino = importlib.import_module("openvino")
+    model = openvino.Core().read_model(str(of.with_ranges if eight_bits else of.float32))
     names = [given.any_name for given in model.inputs]
     model.reshape({name: list(of.feed[name].shape) for name in names})
-    settings = {
-        "INFERENCE_NUM_THREADS": of.threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_request(model, of.threads, precision)
     feed = {name: of.feed[name] for name in names}
     return lambda: torch.from_numpy(request.infer(feed)[0])
 
@@ -147,17 +127,11 @@ class Engine:
     @property
     def presence(self) -> tuple[bool, str]:
         """Whether it is there, and its version or what is missing."""
-        missing = [package for package in self.packages if not _version(package)]
-        if missing:
-            return False, f"absent: {' and '.join(missing)} not installed"
-        return True, f"{self.packages[0]} {_version(self.packages[0])}"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+        try:
+            version, *_ = [installed(package) for package in self.packages]
+        except ImportError as error:
+            return False, f"{ABSENT}{error}"
+        return True, version
 
 
 _WRITERS = ("onnx", "onnxscript")

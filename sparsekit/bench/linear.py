@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from sparsekit.bench.memory import cache_bytes, keep_memory
+from sparsekit.bench.memory import keep_memory
 from sparsekit.bench.peers import PEERS, Layer
 from sparsekit.bench.peers.presence import bind_peer
 from sparsekit.bench.problems import LinearProblem
 from sparsekit.bench.results import Notes, Row
+from sparsekit.bench.warm_and_cold import Way, time_ways
 from sparsekit.bench.weights import WEIGHTS, Expected
 from sparsekit.formats import Format
 from sparsekit.kernels import Kernel, native
-from sparsekit.kernels.timing import HOST, fastest
 from sparsekit.mask import Mask
 from sparsekit.patterns import Pattern
 
-MINUTES = 13.0
+MINUTES = 20.0
 PEERS_SHARE = 3
 """What a problem with peers takes of the time, where one without takes 1."""
-LOOKING = 0.7
+LOOKING = 0.6
 """Share of the time that is for timing; the rest is for packing, compiling and checking."""
-SETTLE_S = 0.006
-"""How long the threads of torch wait for more work before they leave the cores to those of others."""
+FIRST_ROWS = 64
+"""What a way is called on before a cold call, to have all but the weight in the caches; the weight if it has fewer."""
 
 Tell = Callable[[str], None]
 
@@ -41,9 +41,8 @@ def run_linear(
 ) -> Iterator[Row]:
     """Check, then time every kernel that runs each problem, and the peers beside it.
 
-    Before each call as much memory is read as pushes everything out of the caches, and then the activations: as in a
-    model, whose weights come from memory while the layer before has just written the activations. This holds for all
-    alike, at every number of tokens.
+    Everything is timed warm and cold, as :func:`~sparsekit.bench.warm_and_cold.time_ways` says, all ways alike and at
+    every number of tokens.
 
     Args:
         problems: what to measure.
@@ -52,7 +51,7 @@ def run_linear(
         notes: is told which peers there are and what the machine reaches.
 
     Yields:
-        One row per problem, sparsity, number of threads and way; dense ways have a sparsity of 0.
+        One row per problem, sparsity, number of threads and way, warm, and one cold; dense ways have a sparsity of 0.
 
     Raises:
         KernelError: a kernel is wrong; it names the kernel, the problem and the error.
@@ -81,32 +80,6 @@ def _share(problem: LinearProblem) -> int:
     return 1 if problem.peers == "none" else PEERS_SHARE
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to compute one product of a problem.
-
-    Args:
-        name, sparsity: what its row says.
-        call: computes it.
-        nbytes: of the packed weight; 0 where nobody knows.
-        version: of the library where it is a peer's.
-        own_threads, rounds: as for a :class:`~sparsekit.bench.peers.Peer`.
-    """
-
-    name: str
-    sparsity: float
-    call: Callable[[], Tensor]
-    nbytes: int = 0
-    version: str = ""
-    own_threads: bool = False
-    rounds: bool = False
-
-    @property
-    def key(self) -> str:
-        """What tells it from the others of the problem."""
-        return f"{self.name} {self.sparsity}"
-
-
 @lru_cache(maxsize=6)
 def _mask(pattern: Pattern, shape: tuple[int, int], dtype: torch.dtype, sparsity: float) -> Mask:
     """The mask of one weight, kept for the next number of tokens."""
@@ -132,15 +105,19 @@ class LinearBench:
         self.weight = _weight(shape, kind.dtype)
         self.masks = {s: _mask(problem.pattern, shape, kind.dtype, s) for s in (0.0, *problem.floors)}
         self.expected = {s: Expected(self.x, self._pruned(s), self.bias) for s in self.masks}
-        self.packed = dict(self._packed())
+        self.packed = dict(self._packed(self.weight, self.masks))
+        first_rows = {s: Mask(mask.keep[:FIRST_ROWS], mask.pattern) for s, mask in self.masks.items()}
+        self.first_rows = dict(self._packed(self.weight[:FIRST_ROWS], first_rows))
 
     def _pruned(self, sparsity: float) -> Tensor:
         return torch.where(self.masks[sparsity].keep, self.weight, 0.0)
 
-    def _packed(self) -> Iterator[tuple[tuple[str, float], tuple[Kernel, Format]]]:
+    def _packed(
+        self, weight: Tensor, masks: Mapping[float, Mask]
+    ) -> Iterator[tuple[tuple[str, float], tuple[Kernel, Format]]]:
         dense: set[str] = set()
-        for sparsity, mask in self.masks.items():
-            for kernel, stored in self.kind.ways(self.weight, mask, self.problem.batch):
+        for sparsity, mask in masks.items():
+            for kernel, stored in self.kind.ways(weight, mask, self.problem.batch):
                 if sparsity == 0.0:
                     dense.add(kernel.name)
                 elif kernel.name in dense:
@@ -155,18 +132,16 @@ class LinearBench:
             seconds: what the timing may take.
             notes: see :func:`run_linear`.
         """
-        evict = HOST.eviction(2 * cache_bytes(), self.x)
-        assert evict is not None
-
-        def evict_and_settle() -> None:
-            evict()
-            time.sleep(SETTLE_S)
-
         with torch.no_grad():
             ways = [*self._kernels(), *self._peers(threads, notes.peers)]
-            before = {way.key: evict_and_settle if way.own_threads else evict for way in ways}
-            times = fastest({way.key: way.call for way in ways}, seconds, before)
+            times = time_ways(ways, self.x, seconds)
         peak = notes.peaks.get(threads, {}).get("flops", 0.0)
+        for memory, found in times.items():
+            for row in self._compared(ways, threads, found, peak):
+                yield replace(row, memory=memory)
+
+    def _compared(self, ways: Sequence[Way], threads: int, times: Mapping[str, float], peak: float) -> Iterator[Row]:
+        """The row of each way beside the fastest dense one; the fastest of ours at each sparsity has the promise."""
         own = [way for way in ways if not way.version]
         beaten = ways if self.kind.rounds else own  # torch has no dense way in 8 bits that is prepacked as ours are
         dense = min((way for way in beaten if way.sparsity == 0.0), key=lambda way: times[way.key])
@@ -185,20 +160,28 @@ class LinearBench:
 
     def _kernels(self) -> Iterator[Way]:
         for (name, sparsity), (kernel, stored) in self.packed.items():
-            call = partial(kernel.bind(stored), self.x, self.bias)
+            call, first_rows = partial(kernel.bind(stored), self.x, self.bias), None
             self._check(name, sparsity, call(), self.kind.rounds)
-            yield Way(name, sparsity, call, stored.nbytes)
+            if (name, sparsity) in self.first_rows:
+                _, few = self.first_rows[name, sparsity]
+                first_rows = partial(kernel.bind(few), self.x, self.bias[:FIRST_ROWS].clone())
+            yield Way(name, sparsity, call, first_rows, stored.nbytes)
 
     def _peers(self, threads: int, told: dict[str, str]) -> Iterator[Way]:
+        if self.problem.peers == "none":
+            return
+        torch.compiler.reset()  # what was compiled for another problem, of which torch keeps only a few
         for peer in PEERS:
-            if self.problem.peers == "none" or (self.problem.peers == "sparse" and not peer.sparse):
+            if self.problem.peers == "sparse" and not peer.sparse:
                 continue
             for sparsity in self.problem.floors if peer.sparse else (0.0,):
                 layer = Layer(self._pruned(sparsity), self.bias, self.x, self.problem.pattern, threads)
                 check = partial(self._check, peer.name, sparsity, rounds=peer.rounds or self.kind.rounds)
                 call = bind_peer(peer, layer, self.problem.weights, check, told)
                 if call is not None:
-                    yield Way(peer.name, sparsity, call, 0, told[peer.name], peer.own_threads, peer.rounds)
+                    few = replace(layer, weight=layer.weight[:FIRST_ROWS].clone(), bias=self.bias[:FIRST_ROWS].clone())
+                    first_rows = bind_peer(peer, few, self.problem.weights, lambda y: None, {})
+                    yield Way(peer.name, sparsity, call, first_rows, 0, told[peer.name], peer.own_threads, peer.rounds)
 
     def _check(self, name: str, sparsity: float, y: Tensor, rounds: bool) -> None:
         self.expected[sparsity].check(f"{self.problem}: {name}", y, rounds)

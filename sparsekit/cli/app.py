@@ -173,14 +173,15 @@ def plan(
 @app.command()
 @click.argument("what", type=click.Choice(("linear", "conv", "training", "model")), default="linear")
 @click.option("--quick", is_flag=True, help="A few problems on one thread, and no whole network.")
-@click.option("--minutes", type=click.FloatRange(min=0), help="What a run of linear may take; about 13 otherwise.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="What a run of linear may take; about 20 otherwise.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, CSV and pictures.")
 @as_json
 def bench(what: str, quick: bool, minutes: float | None, output: Path | None, as_json: bool) -> None:
     """Check, then time every kernel against the fastest dense way on this machine.
 
     WHAT is linear: layers, and the ways of other libraries beside them; conv: convolutions and convolutional networks;
-    training: forward and backward of layers; model: a whole text encoder.
+    training: forward and backward of layers; model: whole text encoders. With SPARSEKIT_ISA=avx512 or avx2 our kernels
+    are those of a lesser processor, and the files are others.
     """
     from sparsekit import bench
 

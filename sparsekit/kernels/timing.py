@@ -80,26 +80,28 @@ def fastest(
         candidates: what to call, by name.
         budget_s: seconds to spend on all candidates together.
         before: what to call, unmeasured, before every single call, such as what empties the caches, for all
-            candidates or by name; a sample is then one call.
+            candidates or for those that it names; a sample is then one call.
         clock: that of the device that the candidates run on.
 
     Returns:
         The median seconds per call by name, the fastest first.
     """
+    if not isinstance(before, Mapping):
+        before = {} if before is None else dict.fromkeys(candidates, before)
     ready: dict[str, Call] = {}
     repeats: dict[str, int] = {}
     for name, call in candidates.items():
         ready[name] = clock.ready(call)
         once = clock.seconds(ready[name], 1)
-        repeats[name] = 1 if before is not None else max(1, math.ceil(_SAMPLE_SECONDS / max(once, 1e-9)))
+        repeats[name] = 1 if name in before else max(1, math.ceil(_SAMPLE_SECONDS / max(once, 1e-9)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = perf_counter() + budget_s  # not before: a kernel's first call may compile it
     for number in range(_ROUNDS.stop):
         if number >= _ROUNDS.start and perf_counter() >= end:
             break
         for name, call in ready.items():
-            if before is not None:
-                (before[name] if isinstance(before, Mapping) else before)()
+            if name in before:
+                before[name]()
             samples[name].append(clock.seconds(call, repeats[name]))
     medians = {name: statistics.median(times) for name, times in samples.items()}
     return dict(sorted(medians.items(), key=lambda item: item[1]))

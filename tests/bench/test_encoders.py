@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +64,33 @@ def test_dense_ways_stand_beside_the_sparse_ones(monkeypatch):
 def test_floors_are_promised_on_amx(monkeypatch, isa, floors):
     monkeypatch.setattr(native, "describe", lambda: {"in_use": {"block_half": isa}})
     assert [row.floor for row in encoders.run_encoders(CASES)][-2:] == floors
+
+
+def test_an_encoder_is_exported_once_for_all_numbers_of_threads(monkeypatch, tmp_path):
+    bound, made = [], []
+
+    def bind(exported):
+        bound.append((exported, exported.threads, torch.get_num_threads()))
+        return partial(encoders._states, exported.model, exported.sheet)
+
+    monkeypatch.setattr(encoders, "ENGINES", (Engine("theirs", ("torch",), bind),))
+    before = torch.get_num_threads()
+    rows = list(encoders.run_encoders([EncoderCase("small", Block(8, 8), 0.5, 1.1, (1, 2))]))
+    assert [row.threads for row in rows if row.kernel == "theirs"] == [1, 2]
+    assert [threads for _, *threads in bound] == [[1, 1], [2, 2]]
+    assert bound[0][0] is bound[1][0]
+    assert torch.get_num_threads() == before
+
+    def quantize(given, path, **settings):
+        made.append(path)
+        path.touch()
+
+    tool = SimpleNamespace(quantize_dynamic=quantize, QuantType=SimpleNamespace(QInt8=0))
+    monkeypatch.setattr(engines.importlib, "import_module", lambda name: tool)
+    exported = engines.Exported(bound[0][0].model, bound[0][0].sheet, tmp_path)
+    exported.float32 = tmp_path / "float32.onnx"
+    assert exported.quantised("quantize_dynamic") == exported.quantised("quantize_dynamic") == made[0]
+    assert len(made) == 1
 
 
 def test_what_computes_something_else_ends_the_race(monkeypatch):

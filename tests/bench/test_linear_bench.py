@@ -9,11 +9,22 @@ import torch
 from rich.console import Console
 
 import sparsekit.kernels
-from sparsekit.bench import PROBLEMS, QUICK_PROBLEMS, LinearProblem, Notes, Results, run_linear
+from sparsekit.bench import (
+    PROBLEMS,
+    QUICK_PROBLEMS,
+    LinearProblem,
+    Notes,
+    Results,
+    Row,
+    results,
+    run_linear,
+    warm_and_cold,
+)
 from sparsekit.bench import linear as linear_bench
 from sparsekit.bench.linear_problems import NO_PROMISE, PEERS_SHAPE
 from sparsekit.bench.peers import Peer
 from sparsekit.bench.rounding import expect_rounded, rounding_of_8_bits
+from sparsekit.bench.warm_and_cold import SETTLE_S, Way, time_ways
 from sparsekit.bench.weights import WEIGHTS, Weights
 from sparsekit.errors import KernelError
 from sparsekit.formats import CSR
@@ -36,7 +47,8 @@ def install(monkeypatch):
         return reference
 
     make()
-    monkeypatch.setattr(linear_bench, "cache_bytes", lambda: 1024)
+    monkeypatch.setattr(warm_and_cold, "cache_bytes", lambda: 1024)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # which takes seconds to be imported
     monkeypatch.setattr(linear_bench, "PEERS", ())
     return make
 
@@ -44,7 +56,9 @@ def install(monkeypatch):
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 def test_a_problem_gives_a_row_per_way_and_promises_for_the_fastest(monkeypatch, weights):
     def times_of(calls, seconds, before):
-        assert set(before) == set(calls)
+        assert set(before) in (set(), set(calls))
+        if before:  # cold
+            return {name: 6.0 if name.startswith("dense_linear_reference") else 8.0 for name in calls}
         times = {name: 4.0 + number for number, name in enumerate(calls)}
         times |= {
             "first_mm_test 0.5": 1.0,
@@ -55,9 +69,13 @@ def test_a_problem_gives_a_row_per_way_and_promises_for_the_fastest(monkeypatch,
         }
         return times
 
-    monkeypatch.setattr(linear_bench, "fastest", times_of)
+    monkeypatch.setattr(warm_and_cold, "fastest", times_of)
     before, notes = torch.get_num_threads(), Notes()
-    rows = list(run_linear([replace(PROBLEM, weights=weights)], notes=notes))
+    all_rows = list(run_linear([replace(PROBLEM, weights=weights)], notes=notes))
+    rows, cold = ([row for row in all_rows if row.memory == memory] for memory in ("warm", "cold"))
+    assert [(row.kernel, row.sparsity) for row in cold] == [(row.kernel, row.sparsity) for row in rows]
+    assert {(row.dense_kernel, row.dense_seconds) for row in cold} == {("dense_linear_reference", 6.0)}
+    assert {row.floor for row in cold if row.sparsity == 0.5} == {2.0}
     assert torch.get_num_threads() == before
     assert set(notes.peaks) == {1}
     dense = [row for row in rows if row.sparsity == 0.0]
@@ -79,7 +97,8 @@ def test_a_problem_gives_a_row_per_way_and_promises_for_the_fastest(monkeypatch,
     assert bool(half.share_of_peak) == (weights == "float32")
 
 
-def test_rows_are_measured_in_truth_and_saved(tmp_path):
+def test_rows_are_measured_in_truth_and_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ISA_LIMIT", "")
     notes = Notes()
     rows = list(run_linear([replace(PROBLEM, pattern=NM(2, 4), floors={0.5: 1.75})], minutes=0.0, notes=notes))
     assert all(row.seconds > 0.0 for row in rows)
@@ -90,7 +109,13 @@ def test_rows_are_measured_in_truth_and_saved(tmp_path):
     lines = next((tmp_path / "new").glob("*.csv")).read_text().splitlines()
     assert len(lines) == len(rows) + 1
     assert "3x24x20" in lines[1]
-    assert {"cpu", "commit", "flags", "torch", "peer"} <= set(lines[0].split(","))
+    assert {"cpu", "commit", "flags", "torch", "peer", "memory"} <= set(lines[0].split(","))
+    assert [row["memory"] for row in content["rows"]] == [row.memory for row in rows]
+    monkeypatch.setattr(results, "ISA_LIMIT", "avx2")
+    limited = Results(tuple(rows), notes).save(tmp_path / "new")
+    assert limited.name.endswith("-avx2")
+    assert len(list((tmp_path / "new").glob("*.json"))) == 2
+    assert json.loads(limited.with_suffix(".json").read_text())["machine"]["isa_limit"] == "avx2"
 
 
 @pytest.mark.parametrize("wrong", ["no bias", "too small", "off at one output", "NaN"])
@@ -142,10 +167,10 @@ def test_peers_are_rows_like_kernels_and_the_absent_are_told_why(monkeypatch):
     assert shown.count("reads zeros") == 2
     assert shown.count("_mm_test") <= 2
     assert "dense_linear" not in shown
-    assert [(row.kernel, row.sparsity) for row in rows if row.peer] == [
-        ("dense", 0.0),
-        ("reads zeros", 0.5),
-        ("reads zeros", 0.9),
+    assert [(row.memory, row.kernel, row.sparsity) for row in rows if row.peer] == [
+        (memory, name, sparsity)
+        for memory in ("warm", "cold")
+        for name, sparsity in (("dense", 0.0), ("reads zeros", 0.5), ("reads zeros", 0.9))
     ]
     version = f"torch {torch.__version__.partition('+')[0]}"
     assert all(row.peer.startswith(version) and row.floor is None for row in rows if row.peer)
@@ -158,6 +183,24 @@ def test_peers_are_rows_like_kernels_and_the_absent_are_told_why(monkeypatch):
     assert {row.kernel for row in few if row.peer} == {"reads zeros"}
 
 
+def test_tables_judge_by_warm_calls_and_have_the_cold_ones_beside_them():
+    def row(kernel, seconds, memory="warm", **changes):
+        dense = 1.0 if memory == "warm" else 3.0
+        return Row("a case", 0.5, 1, kernel, seconds, "dense", dense, sizes=(1, 2, 3), memory=memory, **changes)
+
+    rows = (
+        *(row("a", 0.5, floor=1.9), row("b", 0.6), row("theirs", 2.0, peer="x 1"), row("lone", 4.0, peer="x 1")),
+        *(row("a", 2.0, "cold"), row("b", 1.875, "cold", floor=1.9), row("theirs", 1.0, "cold", peer="x 1")),
+    )
+    (table,) = Results(rows).tables()
+    columns = {column.header: list(column.cells) for column in table.columns}
+    assert columns["kernel"] == ["a", "[dim]theirs[/dim]", "[dim]lone[/dim]"]
+    assert columns["speedup"] == ["2.00x", "0.50x", "0.25x"]
+    assert columns["cold"] == ["[red]1.60x[/red]", "3.00x", ""]
+    assert columns["floor"] == ["1.9x", "", ""]
+    assert list(columns) == ["zeros", "threads", "kernel", "dense ms", "ms", "speedup", "cold", "floor"]
+
+
 def test_a_peer_that_is_absent_is_not_tried_again(monkeypatch):
     tried = []
     monkeypatch.setattr(linear_bench, "PEERS", (peer("gone", lambda layer: tried.append(layer) or missing(layer)),))
@@ -165,21 +208,88 @@ def test_a_peer_that_is_absent_is_not_tried_again(monkeypatch):
     assert len(tried) == 1
 
 
-def test_threads_of_others_wait_until_those_of_torch_rest(monkeypatch):
-    slept, told = [], {}
-    monkeypatch.setattr(linear_bench, "PEERS", (peer("own", own_threads=True), peer("torch's")))
-    monkeypatch.setattr(linear_bench.time, "sleep", slept.append)
+def recorded(monkeypatch, heard):
+    """Let ``heard`` tell, by name, what precedes a warm and a cold call, in the rounds that would be timed."""
 
     def times_of(calls, seconds, before):
+        found = {}
         for name in calls:
-            slept.clear()
-            before[name]()
-            told[name] = list(slept)
+            heard.clear()
+            before.get(name, list)()
+            found[name] = list(heard)
+        told.append((seconds, found))
         return dict.fromkeys(calls, 1.0)
 
-    monkeypatch.setattr(linear_bench, "fastest", times_of)
-    list(run_linear([replace(PROBLEM, peers="all")]))
-    assert {name for name, pauses in told.items() if pauses} == {"own 0.0"}
+    told = []
+    monkeypatch.setattr(warm_and_cold, "fastest", times_of)
+    monkeypatch.setattr(warm_and_cold.HOST, "eviction", lambda size, x: lambda: heard.append((size, x)))
+    monkeypatch.setattr(warm_and_cold.time, "sleep", heard.append)
+    return told
+
+
+def test_a_cold_call_finds_all_but_the_weight_in_the_caches_and_a_warm_one_is_left_alone(monkeypatch):
+    heard, x = [], torch.ones(2)
+    told = recorded(monkeypatch, heard)
+    few = lambda name: lambda: heard.append(name)  # noqa: E731
+    ways = [Way("a", 0.0, pytest.fail, few("a")), Way("b", 0.5, pytest.fail, few("b")), Way("c", 0.5, pytest.fail)]
+    assert time_ways(ways, x, 10.0) == {
+        memory: {"a 0.0": 1.0, "b 0.5": 1.0, "c 0.5": 1.0} for memory in ("warm", "cold")
+    }
+    (warm_s, warm), (cold_s, cold) = told
+    assert (warm_s, cold_s) == pytest.approx((4.0, 6.0))
+    assert warm == {"a 0.0": [], "b 0.5": [], "c 0.5": []}
+    emptied = (2 * 1024, x)
+    assert cold == {"a 0.0": [emptied, "a"], "b 0.5": [emptied, "b"], "c 0.5": [emptied]}
+
+
+def test_calls_wait_where_threads_of_two_libraries_meet(monkeypatch):
+    heard, x = [], torch.ones(2)
+    told = recorded(monkeypatch, heard)
+    few = lambda name: lambda: heard.append(name)  # noqa: E731
+    own = {"c", "d"}
+    time_ways([Way(name, 0.0, pytest.fail, few(name), own_threads=name in own) for name in "abcde"], x, 1.0)
+    warm, cold = told[0][1], told[1][1]
+    assert {name: heard for name, heard in warm.items() if heard} == {f"{name} 0.0": [SETTLE_S, name] for name in "cde"}
+    assert {name for name, heard in cold.items() if SETTLE_S in heard} == {"c 0.0", "d 0.0"}
+    assert cold["c 0.0"] == [(2 * 1024, x), SETTLE_S, "c"]
+    told.clear()
+    time_ways([Way(name, 0.0, pytest.fail, few(name), own_threads=name == "b") for name in "ab"], x, 1.0)
+    assert told[0][1] == {"a 0.0": [SETTLE_S, "a"], "b 0.0": [SETTLE_S, "b"]}
+
+
+def test_the_first_rows_are_multiplied_by_the_same_kernels_and_share_no_memory(monkeypatch):
+    def seen(ways, x, seconds):
+        found.extend(ways)
+        return {}
+
+    def bind(layer):
+        layers.append(layer)
+        return right(layer)
+
+    found, layers = [], []
+    monkeypatch.setattr(linear_bench, "time_ways", seen)
+    monkeypatch.setattr(linear_bench, "PEERS", (peer("dense", bind), peer("reads zeros", sparse=True)))
+    bench = linear_bench.LinearBench(replace(PROBLEM, rows=80, peers="all"))
+    list(bench.rows(1, 0.0, Notes()))
+    assert len(found) > 6
+    for way in found:
+        assert way.first_rows().shape == (3, 64)
+        assert torch.allclose(way.first_rows(), way.call()[:, :64], rtol=1e-4, atol=1e-4), way
+    whole, few = (layer.weight.untyped_storage().data_ptr() for layer in layers)
+    assert whole != few
+
+
+def test_a_peer_that_runs_no_small_weight_is_timed_all_the_same(monkeypatch):
+    def large_only(layer):
+        if layer.weight.shape[0] <= 64:
+            raise RuntimeError("too small")
+        return right(layer)
+
+    monkeypatch.setattr(linear_bench, "PEERS", (peer("large only", large_only),))
+    notes = Notes()
+    rows = list(run_linear([replace(PROBLEM, rows=80, peers="all")], minutes=0.0, notes=notes))
+    assert [(row.memory, row.seconds > 0.0) for row in rows if row.peer] == [("warm", True), ("cold", True)]
+    assert notes.peers["large only"].startswith("torch ")
 
 
 def test_dense_ways_of_others_have_to_be_beaten_where_weights_are_rounded(monkeypatch):
@@ -187,7 +297,7 @@ def test_dense_ways_of_others_have_to_be_beaten_where_weights_are_rounded(monkey
     monkeypatch.setitem(WEIGHTS, "rounded", kind)
     monkeypatch.setattr(linear_bench, "PEERS", (peer("theirs", beside=("rounded",)),))
     monkeypatch.setattr(
-        linear_bench, "fastest", lambda calls, *_: {name: 1.0 + (not name.startswith("theirs")) for name in calls}
+        warm_and_cold, "fastest", lambda calls, *_: {name: 1.0 + (not name.startswith("theirs")) for name in calls}
     )
     rows = list(run_linear([replace(PROBLEM, peers="all", weights="rounded")]))
     assert {row.dense_kernel for row in rows} == {"theirs"}
@@ -225,10 +335,19 @@ def test_the_problems_are_what_is_promised():
     assert len(set(names)) == len(names)
     of = {(p.pattern, p.weights, p.batch, p.columns, p.rows): p for p in PROBLEMS}
     for columns, rows in ((2048, 2048), (1024, 4096), (4096, 1024)):
-        for batch, floor in ((1, 6.5), (16, 4.2), (64, 4.8), (512, 4.8)):
+        for batch, floor in ((1, 6.5), (16, 4.2), (64, 4.8), (128, 4.8), (512, 4.8)):
             assert of[Unstructured(), "float32", batch, columns, rows].floors[0.9] == floor
+        for batch in (16, 128, 512):
+            assert of[Block(16, 16), "float32", batch, columns, rows].floors[0.95] == 16.0
+            assert of[Block(16, 1), "float32", batch, columns, rows].floors[0.95] == 16.0
         assert of[NM(2, 4), "float32", 1, columns, rows].floors == {0.5: 1.75}
-        assert of[Block(32, 32), "bfloat16", 512, columns, rows].floors[0.95] == 12.0
+        assert of[Block(16, 2), "bfloat16", 1, columns, rows].floors[0.9] == 8.0
+        for batch in (32, 128, 512):
+            assert of[Block(32, 32), "bfloat16", batch, columns, rows].floors[0.95] == 12.0
+            assert of[Block(32, 32), "int8", batch, columns, rows].floors[0.9] == 7.0
+    large = next(p for p in PROBLEMS if p.pattern == Unstructured() and p.weights == "int8" and p.floors[0.5])
+    assert large.floors == {0.5: 1.6, 0.7: 2.3}
+    assert large.rows * large.columns > 32 << 20
     assert of[Block(16, 1), "float32", 33, 1537, 771].floors[0.5] == 1.85
     assert of[Unstructured(), "float32", 33, 1537, 771].floors[0.5] == 1.1
     assert of[Block(32, 32), "bfloat16", 33, 1537, 771].floors[0.5] == 1.8

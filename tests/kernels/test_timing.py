@@ -36,10 +36,14 @@ def test_nothing_to_time():
     assert fastest({}, 1.0) == {}
 
 
-def test_what_comes_before_a_call_is_for_all_or_by_name():
+def test_what_comes_before_a_call_is_for_all_or_by_name(monkeypatch):
     calls = []
     candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
     fastest(candidates, 0.0, lambda: calls.append("-"))
     assert "".join(calls[-4:]) == "-a-b"
     fastest(candidates, 0.0, {name: lambda name=name: calls.append(name.upper()) for name in "ab"})
     assert "".join(calls[-4:]) == "AaBb"
+    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 1e9)
+    monkeypatch.setattr(timing.math, "ceil", lambda repeats: 2)
+    fastest(candidates, 0.0, {"b": lambda: calls.append("B")})
+    assert "".join(calls[-4:]) == "aaBb"

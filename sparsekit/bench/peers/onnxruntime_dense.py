@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.bench.peers.base import Call, Layer, Peer, only_float32
+from sparsekit.bench.runtimes import onnxruntime_session, quiet
 
 
 def onnx_model(layer: Layer) -> Any:
@@ -31,12 +31,7 @@ def onnx_model(layer: Layer) -> Any:
 
 
 def _session(model: bytes, layer: Layer) -> Call:
-    onnxruntime = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = layer.threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # not into the turn of the next
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(model, layer.threads)
     feed = {"x": layer.x.numpy()}
 
     def run() -> Tensor:
@@ -55,12 +50,8 @@ def _int8(layer: Layer) -> Call:
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         importlib.import_module("onnx").save(onnx_model(layer), given)
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # that the model could have been optimised before
-        try:
+        with quiet():  # that the model could have been optimised before
             tool.quantize_dynamic(given, made, per_channel=True, weight_type=tool.QuantType.QInt8)
-        finally:
-            logging.disable(before)
         return _session(made.read_bytes(), layer)
 
 

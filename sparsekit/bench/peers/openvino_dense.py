@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsekit.bench.peers.base import Call, Layer, Peer
+from sparsekit.bench.runtimes import openvino_request
 
 LEVELS = 127
 
@@ -19,14 +20,7 @@ def _compile(layer: Layer, weight: Any, x: Any, to: Any, precision: str) -> Call
     openvino, ops = importlib.import_module("openvino"), importlib.import_module("openvino.opset13")
     bias = ops.constant(layer.bias.float().numpy())
     result = ops.add(ops.matmul(to, weight, False, True), bias)
-    settings = {
-        "INFERENCE_NUM_THREADS": layer.threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    model = openvino.Model([result], [x], "linear")
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = openvino_request(openvino.Model([result], [x], "linear"), layer.threads, precision)
     given = layer.x.float().contiguous().numpy()
     request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
     request.infer()

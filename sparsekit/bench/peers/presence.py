@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 
 from torch import Tensor
 
 from sparsekit.bench.peers.base import Call, Layer, Peer
-
-ABSENT = "absent: "
+from sparsekit.bench.runtimes import ABSENT, installed
 
 
 def bind_peer(
@@ -27,11 +25,11 @@ def bind_peer(
     if weights not in peer.beside or told.get(peer.name, "").startswith(ABSENT) or peer.refuses(layer):
         return None
     try:
-        version = metadata.version(peer.package)
+        version = installed(peer.package)
         call = peer.bind(layer)
         check(call())
     except Exception as error:  # it is others' code, and nothing that it raises may end a long run
         told[peer.name] = f"{ABSENT}{' '.join(str(error).split())[:200]}"
         return None
-    told[peer.name] = f"{peer.package} {version}"
+    told[peer.name] = version
     return call

@@ -19,7 +19,6 @@ def _compiled(layer: Layer) -> Call:
     linear.requires_grad_(False)
     linear.weight.copy_(layer.weight)
     linear.bias.copy_(layer.bias)
-    torch.compiler.reset()
     compiled = torch.compile(linear, dynamic=False)
 
     def run() -> Tensor:

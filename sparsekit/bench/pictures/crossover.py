@@ -9,6 +9,7 @@ from sparsekit.bench.pictures.selection import JsonRow, Measured, fastest_by_spa
 from sparsekit.bench.pictures.style import DENSE, PEER, ROUNDED, clear, color_of, finish, short
 
 SPARSE_DOTS = (0, (1, 3))
+COLD = (0, (2, 1))
 SPARSE_PEERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "MKL CSR, best of 3 callers": ("--", ("torch CSR, by MKL", "MKL CSR, hinted", "sparse_dot_mkl")),
     "MKL BSR": ("-.", ("torch BSR, by MKL",)),
@@ -34,22 +35,28 @@ def draw_crossover(measured: Measured, path: Path) -> None:
         labels: dict[str, Any] = {}
         for axes, batch in zip(line, batches):
             _panel(axes, measured, (kind, batch), labels)
+        labels["weights from memory"] = line[0].plot([], [], color=DENSE, linestyle=COLD, linewidth=1.2)[0]
+        labels["promised"] = line[0].plot([], [], "_", color=DENSE, markersize=11)[0]
         line[0].set_ylabel(f"{kind}: speedup over the fastest dense way", fontsize=8)
         for axes in line[len(batches) :]:
             axes.set_axis_off()
         line[len(batches)].legend(labels.values(), labels, loc="center left", fontsize=7.5, frameon=False)
-    finish(figure, measured, "Speedup against sparsity", path)
+    finish(figure, measured, "Speedup against sparsity, repeated calls", path)
 
 
 def _panel(axes: Any, measured: Measured, at: tuple[str, int], labels: dict[str, Any]) -> None:
     """Draw one number of tokens; ``labels`` gathers what the legend says."""
     kind, batch = at
-    ours, peers = measured.at(kind, batch), measured.at(kind, batch, peers=True)
+    ours, cold, peers = (measured.at(kind, batch, rows) for rows in (measured.rows, measured.cold, measured.peers))
     axes.axhline(1.0, color=DENSE, linewidth=1)
     patterns = patterns_of([row for row in measured.rows if row["weights"] == kind])
     for pattern in patterns_of(ours):
-        found = fastest_by_sparsity([row for row in ours if row["pattern"] == pattern])
-        _line(axes, found, labels, short(pattern), color=color_of(pattern, patterns), marker=".", linewidth=1.8)
+        warm, from_memory = (_of(pattern, rows) for rows in (ours, cold))
+        color = color_of(pattern, patterns)
+        _line(axes, warm, labels, short(pattern), color=color, marker=".", linewidth=1.8)
+        _line(axes, from_memory, {}, "", color=color, linestyle=COLD, linewidth=1.2)
+        promised = {s: row["floor"] for s, row in warm.items() if row["floor"]}
+        axes.plot([1 / (1 - s) for s in promised], promised.values(), "_", color=color, markersize=11)
     for label, (style, names) in SPARSE_PEERS.items():
         found = fastest_by_sparsity(_on_one_pattern([row for row in peers if row["kernel"] in names]))
         _line(axes, found, labels, label, color=PEER, linestyle=style, linewidth=1.2)
@@ -61,6 +68,10 @@ def _panel(axes: Any, measured: Measured, at: tuple[str, int], labels: dict[str,
             labels[label] = axes.axhline(best["speedup"], color=color, linewidth=1, linestyle=(0, (4, 2)))
     axes.set_title(f"M={batch}, {measured.shape(kind, batch)}", fontsize=8, loc="left")
     _scales(axes)
+
+
+def _of(pattern: str, rows: list[JsonRow]) -> dict[float, JsonRow]:
+    return fastest_by_sparsity([row for row in rows if row["pattern"] == pattern])
 
 
 def _on_one_pattern(rows: list[JsonRow]) -> list[JsonRow]:

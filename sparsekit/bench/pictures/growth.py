@@ -53,11 +53,12 @@ def draw_growth(measured: Measured, path: Path) -> None:
         _panel(axes, measured, kind, batch)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    finish(figure, measured, "Time against kept weights, with the line that fits best", path)
+    finish(figure, measured, "Time against kept weights, with the line that fits repeated calls best", path)
 
 
 def _panel(axes: Any, measured: Measured, kind: str, batch: int) -> None:
     patterns = patterns_of([row for row in measured.rows if row["weights"] == kind])
+    from_memory = measured.at(kind, batch, measured.cold)
     for number, ((pattern, kernel), line) in enumerate(lines_of(measured.at(kind, batch)).items()):
         slope, start, r2 = fit(line)
         kept = np.array([0, max(row["kept"] for row in line)])
@@ -66,6 +67,10 @@ def _panel(axes: Any, measured: Measured, kind: str, batch: int) -> None:
         times = [row["seconds"] * 1e6 for row in line]
         axes.plot([row["kept"] / 1e6 for row in line], times, marker, color=color, markersize=4, label=label)
         axes.plot(kept / 1e6, kept * slope * 1e-3 + start, color=color, linewidth=0.8)
+        cold = [r for r in from_memory if (r["pattern"], r["kernel"]) == (pattern, kernel) and r["sparsity"]]
+        times = [row["seconds"] * 1e6 for row in cold]
+        axes.plot([row["kept"] / 1e6 for row in cold], times, marker, color=color, markersize=4, fillstyle="none")
+    axes.plot([], [], "o", color="0.45", markersize=4, fillstyle="none", label="hollow: weights from memory")
     clear(axes)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -73,5 +78,5 @@ def _panel(axes: Any, measured: Measured, kind: str, batch: int) -> None:
     axes.set_xlabel("million kept weights", fontsize=8)
     axes.set_ylabel("microseconds", fontsize=8)
     axes.tick_params(labelsize=7)
-    axes.margins(y=0.25)
+    axes.margins(y=0.35)
     axes.legend(loc="upper left", fontsize=6.5, frameon=False)

@@ -31,20 +31,24 @@ def _panel(axes: Any, measured: Measured, kind: str) -> None:
     axes.set_yscale("log")
     rows = [row for row in measured.rows if row["weights"] == kind and row["intensity"]]
     dense = _by_tokens([row for row in rows if not row["sparsity"] and row["sizes"][0] in measured.batches(kind)])
-    patterns = patterns_of([row for row in measured.rows if row["weights"] == kind])
+    patterns, batches = patterns_of([r for r in measured.rows if r["weights"] == kind]), measured.batches(kind)
     series = {"fastest dense way": (DENSE, dense)}
     for pattern in patterns:
         own = [row for row in rows if row["pattern"] == pattern]
         series[short(pattern)] = (color_of(pattern, patterns), _by_tokens(_nearest(own)))
-    batches = measured.batches(kind)
+        cold = [row for row in measured.cold if row["weights"] == kind and row["pattern"] == pattern]
+        for batch, row in _by_tokens(_nearest(cold)).items():
+            at, marker = (row["intensity"], row["kept_flops"] / 1e9), _marker(batches, batch)
+            axes.plot(*at, marker, color=color_of(pattern, patterns), markersize=5, fillstyle="none")
     for label, (color, found) in series.items():
         points = {batch: (row["intensity"], row["kept_flops"] / 1e9) for batch, row in found.items()}
         if points:
             axes.plot(*zip(*points.values()), color=color, linewidth=0.9, label=label)
         for batch, point in points.items():
-            axes.plot(*point, marker=MARKERS[batches.index(batch) % len(MARKERS)], color=color, markersize=6)
-    for marker, batch in zip(MARKERS, batches):
-        axes.plot([], [], marker, color="0.45", label=f"M={batch}")
+            axes.plot(*point, _marker(batches, batch), color=color, markersize=6)
+    for batch in batches:
+        axes.plot([], [], _marker(batches, batch), color="0.45", label=f"M={batch}")
+    axes.plot([], [], MARKERS[0], color="0.45", fillstyle="none", label="hollow: weights from memory")
     _roof(axes, measured, kind, rows)
     clear(axes)
     axes.set_title(kind, fontsize=9, loc="left")
@@ -52,6 +56,10 @@ def _panel(axes: Any, measured: Measured, kind: str) -> None:
     axes.set_ylabel("GFLOP/s of kept weights", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.legend(loc="lower right", fontsize=7.5, frameon=False)
+
+
+def _marker(batches: list[int], batch: int) -> str:
+    return MARKERS[batches.index(batch) % len(MARKERS)]
 
 
 def _nearest(rows: list[JsonRow]) -> list[JsonRow]:

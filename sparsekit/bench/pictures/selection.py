@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,16 @@ class Measured:
     """The rows of one number of threads and, for each number of tokens, of one shape.
 
     Args:
-        rows: of our kernels, dense ones included.
-        peers: of others.
+        rows: of our kernels, dense ones included, where calls were repeated.
+        cold: of the same, where weights came from memory.
+        peers: of others, where calls were repeated.
         machine, peak: where it was, and what that reaches: ``flops`` and ``bandwidth``, or nothing.
         shapes: by kind of weights and tokens, inputs and outputs.
         threads: how many.
     """
 
     rows: tuple[JsonRow, ...]
+    cold: tuple[JsonRow, ...]
     peers: tuple[JsonRow, ...]
     machine: Mapping[str, Any]
     peak: Mapping[str, float]
@@ -31,20 +33,21 @@ class Measured:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Measured:
-        """Choose the fewest threads, and the shape that has the most rows: where the peers are."""
+        """Choose the fewest threads, and the shape that has the most rows, where the peers are, if it has any."""
         rows = [row for row in content["rows"] if row["sizes"]]
         threads = min((row["threads"] for row in rows), default=1)
         rows = [row for row in rows if row["threads"] == threads]
+        usual = _most_frequent(rows)
         shapes: dict[tuple[str, int], tuple[int, int]] = {}
         for key in sorted({(row["weights"], row["sizes"][0]) for row in rows}):
-            found = Counter(tuple(row["sizes"][1:]) for row in rows if (row["weights"], row["sizes"][0]) == key)
-            shapes[key] = found.most_common(1)[0][0]
-        usual = Counter(shapes.values()).most_common(1)
+            found = [row for row in rows if (row["weights"], row["sizes"][0]) == key]
+            shapes[key] = _most_frequent([row for row in found if tuple(row["sizes"][1:]) == usual] or found)
         chosen = {key: shape for key, shape in shapes.items() if key[1] in _usual_batches(shapes, usual)}
         rows = [r for r in rows if chosen.get((r["weights"], r["sizes"][0])) == tuple(r["sizes"][1:])]
         return cls(
-            tuple(row for row in rows if not row["peer"]),
-            tuple(row for row in rows if row["peer"]),
+            tuple(row for row in rows if not row["peer"] and row["memory"] == "warm"),
+            tuple(row for row in rows if not row["peer"] and row["memory"] == "cold"),
+            tuple(row for row in rows if row["peer"] and row["memory"] == "warm"),
             content["machine"],
             content.get("peaks", {}).get(str(threads), {}),
             chosen,
@@ -60,9 +63,9 @@ class Measured:
         sparse = {row["sizes"][0] for row in self.rows if row["weights"] == weights and row["sparsity"]}
         return sorted(sparse)
 
-    def at(self, weights: str, batch: int, peers: bool = False) -> list[JsonRow]:
-        """The rows of one kind and number of tokens."""
-        rows = self.peers if peers else self.rows
+    def at(self, weights: str, batch: int, rows: Iterable[JsonRow] | None = None) -> list[JsonRow]:
+        """Those of ``rows``, or else of our warm ones, that have one kind of weights and number of tokens."""
+        rows = self.rows if rows is None else rows
         return [row for row in rows if row["weights"] == weights and row["sizes"][0] == batch]
 
     def shape(self, weights: str, batch: int) -> str:
@@ -71,11 +74,15 @@ class Measured:
         return f"K={columns} N={rows}"
 
 
-def _usual_batches(
-    shapes: Mapping[tuple[str, int], tuple[int, int]], usual: list[tuple[tuple[int, int], int]]
-) -> set[int]:
-    """Tokens that were measured on the most usual shape, or on another power of two."""
-    return {batch for (_, batch), shape in shapes.items() if shape == usual[0][0] or batch & (batch - 1) == 0}
+def _most_frequent(rows: list[JsonRow]) -> tuple[int, int]:
+    """The shape of the most rows; of no inputs and outputs without rows."""
+    found: Counter[tuple[int, int]] = Counter(tuple(row["sizes"][1:]) for row in rows)
+    return max(found, key=lambda shape: found[shape], default=(0, 0))
+
+
+def _usual_batches(shapes: Mapping[tuple[str, int], tuple[int, int]], usual: tuple[int, int]) -> set[int]:
+    """Tokens that were measured on the most frequent shape, or on another power of two."""
+    return {batch for (_, batch), shape in shapes.items() if shape == usual or batch & (batch - 1) == 0}
 
 
 def fastest_by_sparsity(rows: list[JsonRow]) -> dict[float, JsonRow]:
