@@ -10,6 +10,7 @@ namespace {
 
 using sparsekit::CsrView;
 using sparsekit::kLockstepRows;
+using sparsekit::LockstepEntries;
 using sparsekit::LockstepView;
 using sparsekit::Product;
 
@@ -93,15 +94,14 @@ void multiply_rows(const CsrView& w, const Product& product, int64_t begin, int6
 }
 
 // The sums of one group's rows for one token.
-SPARSEKIT_INLINE void sum_group(const float* values, const uint16_t* indices, int64_t steps, const float* x,
-                                float* sums) {
+SPARSEKIT_INLINE void sum_group(const LockstepEntries* step, const LockstepEntries* end, const float* x, float* sums) {
   Four part[kLockstepRows / 4];
   SPARSEKIT_UNROLL
   for (Four& p : part) p = zeros();
-  for (int64_t s = 0; s < steps; ++s, values += kLockstepRows, indices += kLockstepRows) {
+  for (; step != end; ++step) {
     SPARSEKIT_UNROLL
     for (int j = 0; j < kLockstepRows / 4; ++j)
-      part[j] = multiply_add(values + 4 * j, gather(x, indices + 4 * j), part[j]);
+      part[j] = multiply_add(step->values + 4 * j, gather(x, step->columns + 4 * j), part[j]);
   }
   SPARSEKIT_UNROLL
   for (int j = 0; j < kLockstepRows / 4; ++j) store(sums + 4 * j, part[j]);
@@ -109,11 +109,9 @@ SPARSEKIT_INLINE void sum_group(const float* values, const uint16_t* indices, in
 
 void multiply_groups(const LockstepView& w, const Product& product, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
-    const int64_t from = w.offsets[n] * kLockstepRows;
     for (int64_t m = 0; m < product.batch; ++m) {
       float sums[kLockstepRows];
-      sum_group(w.values + from, w.indices + from, w.offsets[n + 1] - w.offsets[n], product.x + m * product.x_stride,
-                sums);
+      sum_group(w.steps + w.offsets[n], w.steps + w.offsets[n + 1], product.x + m * product.x_stride, sums);
       for (int r = 0; r < kLockstepRows; ++r) {
         const int64_t row = w.order[n * kLockstepRows + r];
         if (row >= 0) product.y[m * w.rows + row] = sums[r] + (product.bias == nullptr ? 0.0f : product.bias[row]);
