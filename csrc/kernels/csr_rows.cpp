@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/pages.h"
+#include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
@@ -24,6 +25,18 @@ constexpr int64_t kMostColumns = 1 << 16;
 // Fill that lockstep may add, at most: a share of the entries, and as many as the end of a row costs otherwise.
 constexpr double kMostFill = 0.06;
 constexpr double kRowEnd = 8;
+
+// Activations as CsrRowsKernels::multiply_groups_by_fours takes them, with zeros for the tokens that a four lacks.
+const float* by_fours(const Product& product, int64_t columns, Scratch& scratch) {
+  const int64_t tokens = (product.batch + kLockstepTokens - 1) / kLockstepTokens * kLockstepTokens;
+  float* x = scratch.floats(static_cast<std::size_t>(tokens * columns));
+  for (int64_t m = 0; m < tokens; ++m) {
+    float* to = x + m / kLockstepTokens * kLockstepTokens * columns + m % kLockstepTokens;
+    for (int64_t k = 0; k < columns; ++k)
+      to[k * kLockstepTokens] = m < product.batch ? product.x[m * product.x_stride + k] : 0.0f;
+  }
+  return x;
+}
 
 }  // namespace
 
@@ -98,12 +111,17 @@ void CsrRows::multiply_rows(const Product& product) const {
 }
 
 void CsrRows::multiply_groups(const Product& product) const {
-  const LockstepView w = {parts_.rows, group_offsets_.data(), order_.data(), steps_.data()};
+  static thread_local Scratch scratch;
+  const LockstepView w = {parts_.rows, parts_.columns, group_offsets_.data(), order_.data(), steps_.data()};
+  const float* x = product.batch == 1 ? nullptr : by_fours(product, parts_.columns, scratch);
   const int64_t windows = static_cast<int64_t>(order_.size()) / kWindow;
   const int64_t work = (group_offsets_.back() * kLockstepRows + kRowCost * parts_.rows) * product.batch;
   parallel(work, windows, [&](int part, int parts) {
     share_panels(group_offsets_, kRowCost, kWindowGroups, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
-      kernels_->multiply_groups(w, product, begin, end);
+      if (x == nullptr)
+        kernels_->multiply_groups(w, product, begin, end);
+      else
+        kernels_->multiply_groups_by_fours(w, product, x, begin, end);
       product.finish(*activations_, parts_.rows, 0, product.batch, begin * kLockstepRows,
                      std::min(end * kLockstepRows, parts_.rows));
     });

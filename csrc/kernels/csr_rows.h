@@ -19,6 +19,8 @@ struct CsrView {
 };
 
 constexpr int kLockstepRows = 16;
+// Tokens that are multiplied at a time where there are several.
+constexpr int kLockstepTokens = 4;
 
 // One entry of each of the rows of a group: weight 0 at column 0 where a row has ended.
 struct LockstepEntries {
@@ -29,7 +31,7 @@ struct LockstepEntries {
 // Rows of about one length in lockstep: a row's sum stays in one lane, so that nothing is added up across lanes, and
 // the loop is left once for all rows.
 struct LockstepView {
-  int64_t rows;
+  int64_t rows, columns;
   const int64_t* offsets;  // steps before each group
   const int32_t* order;    // the row in each place, or -1
   const LockstepEntries* steps;
@@ -40,6 +42,9 @@ struct CsrRowsKernels {
   void (*multiply_rows)(const CsrView&, const Product&, int64_t begin, int64_t end);
   // The same for the rows in the groups [begin, end).
   void (*multiply_groups)(const LockstepView&, const Product&, int64_t begin, int64_t end);
+  // The same with the activations of four tokens side by side: token m's of column k at
+  // x[(m / 4 * columns + k) * 4 + m % 4].
+  void (*multiply_groups_by_fours)(const LockstepView&, const Product&, const float* x, int64_t begin, int64_t end);
 };
 
 // A checked weight for few tokens. It keeps its own copy, in lockstep. Rows whose lengths are too uneven for that, and

@@ -1,6 +1,7 @@
 // Dot products of sparse rows, written once; each translation unit includes one instruction set before this file.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/csr_rows.h"
@@ -10,6 +11,7 @@ namespace {
 
 using sparsekit::CsrView;
 using sparsekit::kLockstepRows;
+using sparsekit::kLockstepTokens;
 using sparsekit::LockstepEntries;
 using sparsekit::LockstepView;
 using sparsekit::Product;
@@ -33,6 +35,9 @@ SPARSEKIT_INLINE Four pick(const float* x, int64_t a, int64_t b, int64_t c, int6
 SPARSEKIT_INLINE Four multiply_add(const float* values, Four x, Four acc) {
   return _mm_fmadd_ps(_mm_loadu_ps(values), x, acc);
 }
+SPARSEKIT_INLINE Four multiply_add(float value, const float* x, Four acc) {
+  return _mm_fmadd_ps(_mm_set1_ps(value), _mm_loadu_ps(x), acc);
+}
 #else
 using Four = Simd::Vec;
 SPARSEKIT_INLINE Four zeros() { return Simd::zero(); }
@@ -44,6 +49,9 @@ SPARSEKIT_INLINE Four pick(const float* x, int64_t a, int64_t b, int64_t c, int6
 }
 SPARSEKIT_INLINE Four multiply_add(const float* values, Four x, Four acc) {
   return Simd::fma(Simd::loadu(values), x, acc);
+}
+SPARSEKIT_INLINE Four multiply_add(float value, const float* x, Four acc) {
+  return Simd::fma(Simd::set1(value), Simd::loadu(x), acc);
 }
 #endif
 
@@ -117,19 +125,56 @@ SPARSEKIT_INLINE void sum_group(const LockstepEntries* step, const LockstepEntri
   for (int j = 0; j < kLockstepRows / 4; ++j) store(sums + 4 * j, part[j]);
 }
 
-void multiply_groups(const LockstepView& w, const Product& product, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    for (int64_t m = 0; m < product.batch; ++m) {
-      float sums[kLockstepRows];
-      sum_group(w.steps + w.offsets[n], w.steps + w.offsets[n + 1], product.x + m * product.x_stride, sums);
-      for (int r = 0; r < kLockstepRows; ++r) {
-        const int64_t row = w.order[n * kLockstepRows + r];
-        if (row >= 0) product.y[m * w.rows + row] = sums[r] + (product.bias == nullptr ? 0.0f : product.bias[row]);
-      }
+// The sums of one group's rows for four tokens, whose activations of a column lie side by side: one load serves all
+// four. Eight rows at a time, as many as sixteen registers hold the sums of.
+SPARSEKIT_INLINE void sum_group_of_four(const LockstepEntries* step, const LockstepEntries* end, const float* x,
+                                        float* sums) {
+  constexpr int kRows = 8;
+  for (int first = 0; first < kLockstepRows; first += kRows) {
+    Four part[kRows];
+    SPARSEKIT_UNROLL
+    for (Four& p : part) p = zeros();
+    for (const LockstepEntries* at = step; at != end; ++at) {
+      if (first == 0) fetch(at);
+      SPARSEKIT_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        part[r] = multiply_add(at->values[first + r], x + kLockstepTokens * int64_t{at->columns[first + r]}, part[r]);
     }
+    SPARSEKIT_UNROLL
+    for (int r = 0; r < kRows; ++r) store(sums + kLockstepTokens * (first + r), part[r]);
   }
 }
 
-constexpr sparsekit::CsrRowsKernels kCsrRowsKernels = {multiply_rows, multiply_groups};
+// sums[r * stride] of the rows r of group n becomes one token's y.
+SPARSEKIT_INLINE void write_group(const LockstepView& w, const Product& product, int64_t n, int64_t token,
+                                  const float* sums, int stride) {
+  for (int r = 0; r < kLockstepRows; ++r) {
+    const int64_t row = w.order[n * kLockstepRows + r];
+    if (row >= 0)
+      product.y[token * w.rows + row] = sums[r * stride] + (product.bias == nullptr ? 0.0f : product.bias[row]);
+  }
+}
+
+void multiply_groups(const LockstepView& w, const Product& product, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n)
+    for (int64_t m = 0; m < product.batch; ++m) {
+      float sums[kLockstepRows];
+      sum_group(w.steps + w.offsets[n], w.steps + w.offsets[n + 1], product.x + m * product.x_stride, sums);
+      write_group(w, product, n, m, sums, 1);
+    }
+}
+
+void multiply_groups_by_fours(const LockstepView& w, const Product& product, const float* x, int64_t begin,
+                              int64_t end) {
+  for (int64_t n = begin; n < end; ++n)
+    for (int64_t first = 0; first < product.batch; first += kLockstepTokens) {
+      float sums[kLockstepRows * kLockstepTokens];
+      sum_group_of_four(w.steps + w.offsets[n], w.steps + w.offsets[n + 1], x + first * w.columns, sums);
+      for (int64_t m = first; m < std::min(first + kLockstepTokens, product.batch); ++m)
+        write_group(w, product, n, m, sums + (m - first), kLockstepTokens);
+    }
+}
+
+constexpr sparsekit::CsrRowsKernels kCsrRowsKernels = {multiply_rows, multiply_groups, multiply_groups_by_fours};
 
 }  // namespace
