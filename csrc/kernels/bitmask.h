@@ -4,29 +4,31 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/pages.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
 
-// Rows that are decoded side by side.
-constexpr int kBitmaskRows = 8;
+// Rows that one word of the kernel's bits stands for, and columns whose words are read at once.
+constexpr int kBitmaskRows = 16;
+constexpr int kBitmaskColumns = 8;
 
-// Group n holds the rows n, n + groups, n + 2 * groups, ...; those beyond the last row have no bits. The words of a
-// group lie side by side: word g of its row r at bits[(n * words + g) * kBitmaskRows + r].
+// Group n holds the rows [n * kBitmaskRows, (n + 1) * kBitmaskRows), those beyond the last without bits. Bit r of word
+// k of a group says whether its row r keeps column k; the kept weights follow each other in the order of the bits.
 struct BitmaskView {
-  int64_t rows;
-  int64_t groups;
-  int64_t words;               // of 16 columns
-  const float* const* values;  // where each row's values begin; 16 may be read beyond their end
-  const uint16_t* bits;
+  int64_t rows, columns;
+  int64_t words;           // of a group: columns, and words without bits up to a multiple of kBitmaskColumns
+  const uint16_t* bits;    // group by group
+  const float* values;     // on a cache line; kBitmaskRows may be read beyond their end
+  const int64_t* offsets;  // values before each group
 };
 
 struct BitmaskKernels {
-  // y[m][n] for every token and the rows of the groups [begin, end); x has 16 * words columns.
+  // y[m][n] for every token and the rows of the groups [begin, end).
   void (*multiply_groups)(const BitmaskView&, const Product&, int64_t begin, int64_t end);
 };
 
-// A packed weight that has been checked, ready to multiply, with its own copy of the bits. Does not own the values.
+// A packed weight that has been checked, ready to multiply, with its own copy in the order in which it is read.
 class Bitmask {
  public:
   struct Parts {
@@ -41,15 +43,14 @@ class Bitmask {
 
  private:
   void check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const;
-  void place_values(const Parts& parts, const std::vector<int64_t>& offsets);
+  void fill(const Parts& parts);
 
   int64_t rows_, columns_, words_, groups_;
   const BitmaskKernels* kernels_;
   const ActivationKernels* activations_;
-  std::vector<uint16_t> bits_;
-  std::vector<const float*> values_;    // one per row of every group
-  std::vector<float> tail_;             // the last rows' values, with room to read beyond them
-  std::vector<int64_t> group_offsets_;  // values before each group, were they stored group by group
+  std::vector<int64_t> group_offsets_;
+  Paged<uint16_t> bits_;
+  Paged<float> values_;
 };
 
 }  // namespace sparsekit

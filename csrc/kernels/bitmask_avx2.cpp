@@ -17,8 +17,8 @@ struct Ranks {
 constexpr Ranks kRanks;
 
 struct Expand {
-  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int part, const float*& values) {
-    const unsigned bits = word_of(words, r) >> (8 * part) & 0xffu;
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int c, int part, const float*& values) {
+    const unsigned bits = word_of(words, c) >> (8 * part) & 0xffu;
     const __m256i rank = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits])));
     const __m256 spread = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values), rank);
     values += __builtin_popcount(bits);

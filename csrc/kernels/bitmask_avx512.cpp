@@ -6,8 +6,8 @@ namespace {
 
 struct Expand {
   // From a register after a plain load: the form that expands from memory is many times slower.
-  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int, const float*& values) {
-    const unsigned bits = word_of(words, r);
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int c, int, const float*& values) {
+    const unsigned bits = word_of(words, c);
     const __m512 weights = _mm512_maskz_expand_ps(static_cast<__mmask16>(bits), _mm512_loadu_ps(values));
     values += __builtin_popcount(bits);
     return weights;

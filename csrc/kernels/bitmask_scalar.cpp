@@ -5,8 +5,8 @@
 namespace {
 
 struct Expand {
-  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int r, int part, const float*& values) {
-    const unsigned bits = word_of(words, r) >> (4 * part);
+  static SPARSEKIT_INLINE Simd::Vec next(const uint16_t* words, int c, int part, const float*& values) {
+    const unsigned bits = word_of(words, c) >> (4 * part);
     Simd::Vec weights = Simd::zero();
     for (int j = 0; j < 4; ++j)
       if (bits >> j & 1u) weights[j] = *values++;

@@ -8,11 +8,11 @@
 
 namespace {
 
-// Row r's 16 bits, from a load that four rows share.
-SPARSEKIT_INLINE unsigned word_of(const uint16_t* words, int r) {
+// Column c's 16 bits, from a load that four columns share.
+SPARSEKIT_INLINE unsigned word_of(const uint16_t* words, int c) {
   uint64_t four;
-  std::memcpy(&four, words + (r & ~3), sizeof four);
-  return static_cast<unsigned>(four >> (16 * (r & 3))) & 0xffffu;
+  std::memcpy(&four, words + (c & ~3), sizeof four);
+  return static_cast<unsigned>(four >> (16 * (c & 3))) & 0xffffu;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/pages.h"
+#include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
@@ -19,37 +20,40 @@ constexpr int64_t kRowStep = 16;
 // Rows that are sorted by length among themselves: enough for groups of nearly one length, few enough to share out.
 constexpr int64_t kWindow = 128;
 constexpr int64_t kWindowGroups = kWindow / kLockstepRows;
-// Entries per column and row from which lockstep wins: below, so much weight passes between two uses of an activation
-// that it has left the first-level cache.
-constexpr double kLeastDensity = 0.13;
-// Fill that may be added to the entries, at most.
+// Most columns that an index of a step counts.
+constexpr int64_t kMostColumns = 1 << 16;
+// Fill that lockstep may add, at most: a share of the entries, and as many as the end of a row costs otherwise.
 constexpr double kMostFill = 0.06;
+constexpr double kRowEnd = 8;
+
+// Activations as CsrRowsKernels::multiply_groups_by_fours takes them, with zeros for the tokens that a four lacks.
+const float* by_fours(const Product& product, int64_t columns, Scratch& scratch) {
+  const int64_t tokens = (product.batch + kLockstepTokens - 1) / kLockstepTokens * kLockstepTokens;
+  float* x = scratch.floats(static_cast<std::size_t>(tokens * columns));
+  for (int64_t m = 0; m < tokens; ++m) {
+    float* to = x + m / kLockstepTokens * kLockstepTokens * columns + m % kLockstepTokens;
+    for (int64_t k = 0; k < columns; ++k)
+      to[k * kLockstepTokens] = m < product.batch ? product.x[m * product.x_stride + k] : 0.0f;
+  }
+  return x;
+}
 
 }  // namespace
 
 CsrRows::CsrRows(const CsrParts& parts)
     : parts_(parts), kernels_(&best_csr_rows()), activations_(&best_activation()), offsets_(checked_csr(parts)) {
+  order_rows();
   if (worth_lockstep()) {
-    order_rows();
-    const double steps = static_cast<double>(group_offsets_.back() * kLockstepRows);
-    if (steps <= (1 + kMostFill) * static_cast<double>(parts.nnz)) {
-      if (parts.wide_indices)
-        fill_groups<int32_t>();
-      else
-        fill_groups<uint16_t>();
-      return;
-    }
-    order_.clear();
+    if (parts.wide_indices)
+      fill_groups<int32_t>();
+    else
+      fill_groups<uint16_t>();
+    return;
   }
+  order_.clear();
   const std::size_t entries = static_cast<std::size_t>(parts.nnz);
   prefer_huge_pages(parts.values, sizeof(float) * entries);
   prefer_huge_pages(parts.indices, (parts.wide_indices ? sizeof(int32_t) : sizeof(uint16_t)) * entries);
-}
-
-bool CsrRows::worth_lockstep() const {
-  constexpr int64_t kMostColumns = 1 << 16;
-  const double cells = static_cast<double>(parts_.rows) * static_cast<double>(parts_.columns);
-  return parts_.columns <= kMostColumns && parts_.nnz > 0 && static_cast<double>(parts_.nnz) >= kLeastDensity * cells;
 }
 
 // Sorts the rows of each window by length, the longest first, and counts the steps of their groups.
@@ -67,21 +71,23 @@ void CsrRows::order_rows() {
   }
 }
 
+bool CsrRows::worth_lockstep() const {
+  const double places = static_cast<double>(group_offsets_.back()) * kLockstepRows;
+  const double most = (1 + kMostFill) * static_cast<double>(parts_.nnz) + kRowEnd * static_cast<double>(parts_.rows);
+  return parts_.columns <= kMostColumns && parts_.nnz > 0 && places <= most;
+}
+
 template <class Index>
 void CsrRows::fill_groups() {
   const Index* indices = static_cast<const Index*>(parts_.indices);
-  const std::size_t places = static_cast<std::size_t>(group_offsets_.back() * kLockstepRows);
-  values_ = Aligned<float>(places);
-  indices_ = Aligned<uint16_t>(places);
-  prefer_huge_pages(values_.data(), sizeof(float) * places);
-  prefer_huge_pages(indices_.data(), sizeof(uint16_t) * places);
+  steps_ = Paged<LockstepEntries>(static_cast<std::size_t>(group_offsets_.back()));
   for (std::size_t at = 0; at < order_.size(); ++at) {
     if (order_[at] < 0) continue;
-    const std::size_t group = at / kLockstepRows, lane = at % kLockstepRows;
-    int64_t to = group_offsets_[group] * kLockstepRows + static_cast<int64_t>(lane);
-    for (int64_t p = offsets_[order_[at]]; p < offsets_[order_[at] + 1]; ++p, to += kLockstepRows) {
-      values_.data()[to] = parts_.values[p];
-      indices_.data()[to] = static_cast<uint16_t>(indices[p]);
+    const std::size_t lane = at % kLockstepRows;
+    LockstepEntries* to = steps_.data() + group_offsets_[at / kLockstepRows];
+    for (int64_t p = offsets_[order_[at]]; p < offsets_[order_[at] + 1]; ++p, ++to) {
+      to->values[lane] = parts_.values[p];
+      to->columns[lane] = static_cast<uint16_t>(indices[p]);
     }
   }
 }
@@ -105,12 +111,17 @@ void CsrRows::multiply_rows(const Product& product) const {
 }
 
 void CsrRows::multiply_groups(const Product& product) const {
-  const LockstepView w = {parts_.rows, group_offsets_.data(), order_.data(), values_.data(), indices_.data()};
+  static thread_local Scratch scratch;
+  const LockstepView w = {parts_.rows, parts_.columns, group_offsets_.data(), order_.data(), steps_.data()};
+  const float* x = product.batch == 1 ? nullptr : by_fours(product, parts_.columns, scratch);
   const int64_t windows = static_cast<int64_t>(order_.size()) / kWindow;
   const int64_t work = (group_offsets_.back() * kLockstepRows + kRowCost * parts_.rows) * product.batch;
   parallel(work, windows, [&](int part, int parts) {
     share_panels(group_offsets_, kRowCost, kWindowGroups, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
-      kernels_->multiply_groups(w, product, begin, end);
+      if (x == nullptr)
+        kernels_->multiply_groups(w, product, begin, end);
+      else
+        kernels_->multiply_groups_by_fours(w, product, x, begin, end);
       product.finish(*activations_, parts_.rows, 0, product.batch, begin * kLockstepRows,
                      std::min(end * kLockstepRows, parts_.rows));
     });

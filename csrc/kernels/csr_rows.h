@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/aligned.h"
+#include "core/pages.h"
 #include "kernels/csr.h"
 
 namespace sparsekit {
@@ -19,16 +19,22 @@ struct CsrView {
 };
 
 constexpr int kLockstepRows = 16;
+// Tokens that are multiplied at a time where there are several.
+constexpr int kLockstepTokens = 4;
 
-// Rows of about one length in lockstep: step p of a group holds the p-th entry of each of its rows, or weight 0 at
-// column 0 where a row has ended. A row's sum stays in one lane, so that nothing is added up across lanes, and the loop
-// is left once for all rows.
+// One entry of each of the rows of a group: weight 0 at column 0 where a row has ended.
+struct LockstepEntries {
+  float values[kLockstepRows];
+  uint16_t columns[kLockstepRows];
+};
+
+// Rows of about one length in lockstep: a row's sum stays in one lane, so that nothing is added up across lanes, and
+// the loop is left once for all rows.
 struct LockstepView {
-  int64_t rows;
-  const int64_t* offsets;   // steps before each group
-  const int32_t* order;     // the row in each place, or -1
-  const float* values;      // (steps, kLockstepRows), on a cache line
-  const uint16_t* indices;  // the same
+  int64_t rows, columns;
+  const int64_t* offsets;  // steps before each group
+  const int32_t* order;    // the row in each place, or -1
+  const LockstepEntries* steps;
 };
 
 struct CsrRowsKernels {
@@ -36,18 +42,21 @@ struct CsrRowsKernels {
   void (*multiply_rows)(const CsrView&, const Product&, int64_t begin, int64_t end);
   // The same for the rows in the groups [begin, end).
   void (*multiply_groups)(const LockstepView&, const Product&, int64_t begin, int64_t end);
+  // The same with the activations of four tokens side by side: token m's of column k at
+  // x[(m / 4 * columns + k) * 4 + m % 4].
+  void (*multiply_groups_by_fours)(const LockstepView&, const Product&, const float* x, int64_t begin, int64_t end);
 };
 
-// A checked weight for few tokens. Up to a sparsity of about 7/8 it keeps its own copy, in lockstep; beyond, the rows
-// are too short for that, and are read where they are: values and indices are not owned.
+// A checked weight for few tokens. It keeps its own copy, in lockstep. Rows whose lengths are too uneven for that, and
+// those of more columns than 16 bits count, are read where they are: values and indices are not owned.
 class CsrRows {
  public:
   explicit CsrRows(const CsrParts& parts);
   void multiply(const Product& product) const;
 
  private:
-  bool worth_lockstep() const;
   void order_rows();
+  bool worth_lockstep() const;
   template <class Index>
   void fill_groups();
   void multiply_rows(const Product& product) const;
@@ -60,8 +69,7 @@ class CsrRows {
   // In lockstep:
   std::vector<int32_t> order_;
   std::vector<int64_t> group_offsets_;
-  Aligned<float> values_;
-  Aligned<uint16_t> indices_;
+  Paged<LockstepEntries> steps_;
 };
 
 }  // namespace sparsekit

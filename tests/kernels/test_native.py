@@ -20,6 +20,8 @@ from tests.weights import SPECIAL, random_mask, random_weight, same_bits, seeds
 
 CSR_MV, CSR_MM, BITMASK_MV, BLOCK_CSR_MM, NM_MV = NATIVE_KERNELS
 ISAS = ("scalar", "avx2", "avx512", "avx512vpopcntdq")
+STEMS = {"csr_mv_native": "csr_rows", "csr_mm_native": "csr_panels"}
+"""Of kernels that share a format: its name is the stem of all others."""
 BLOCKS = [(1, 1), (2, 2), (5, 3), (8, 1), (1, 16), (16, 1), (16, 16), (24, 7), (32, 8), (40, 4), (64, 64)]
 SPARSITIES = (0.0, 0.3, 0.8, 0.97, 1.0)
 LAYOUTS = {
@@ -48,9 +50,9 @@ every_table = pytest.mark.parametrize(("kernel", "isa"), kernels_and_isas())
 def running(kernel, isa, threads=1, stem=""):
     """Bind and run with ``isa`` and ``threads``; skip where the processor or the build has not got it.
 
-    The ``stem`` of ``kernels.def`` is that of the format where none is given.
+    The ``stem`` of ``kernels.def`` is that of the kernel where none is given.
     """
-    stem = stem or kernel.format.name
+    stem = stem or STEMS.get(kernel.name, kernel.format.name)
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEKIT_ISA", isa)

@@ -11,7 +11,7 @@ from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.native import extension
 
 MOST_ROWS = 4
-"""Tokens up to which decoding the weight once a token is worth it."""
+"""Tokens that share one decoding of the weight."""
 
 
 def _bind(packed: Format, activation: str = "none") -> Multiply:
@@ -38,4 +38,4 @@ def _refuses(problem: Problem) -> Refusal | None:
 
 BITMASK_MV = Kernel("bitmask_mv_native", Bitmask, _refuses, _bind, ACTIVATIONS, adds_residual=True)
 """Cost: 4 bytes per kept weight and 1 bit per weight; the decoding costs the same at every sparsity.
-The bits are copied into the order in which they are read."""
+The weight is copied into the order in which it is read: a word of bits for sixteen rows of one column."""

@@ -48,8 +48,8 @@ def _refuses_panels(problem: Problem) -> Refusal | None:
 
 
 CSR_MV = Kernel("csr_mv_native", CSR, _refuses_rows, partial(_bind, "CsrRows"), ACTIVATIONS, adds_residual=True)
-"""Cost: 6 bytes and 2 FLOP per kept weight and token; bound by memory at batch 1. Up to a sparsity of about 7/8 the
-weight is copied into the order in which it is read."""
+"""Cost: 6 bytes per kept weight, 2 FLOP per kept weight and token; bound by loads of activations, one for a kept weight
+and up to four tokens. The weight is copied into the order in which it is read, unless its rows are too uneven."""
 
 # It finishes its result in narrow strips: a residual read by strips costs more than one pass over it afterwards.
 CSR_MM = Kernel("csr_mm_native", CSR, _refuses_panels, partial(_bind, "CsrPanels"), ACTIVATIONS)
