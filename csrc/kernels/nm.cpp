@@ -71,10 +71,8 @@ void Nm::fill(const Parts& parts) {
   const int64_t places = (rows_ + kNmRows - 1) / kNmRows * pieces_ * kNmRows;
   const std::size_t values = static_cast<std::size_t>(places * kNmLanes);
   const std::size_t indices = static_cast<std::size_t>(places * bytes_per_piece(short_indices_));
-  values_ = Aligned<float>(values);
-  indices_ = Aligned<uint8_t>(indices);
-  prefer_huge_pages(values_.data(), sizeof(float) * values);
-  prefer_huge_pages(indices_.data(), indices);
+  values_ = Paged<float>(values);
+  indices_ = Paged<uint8_t>(indices);
   for (int64_t row = 0; row < rows_; ++row) fill_row(parts, row);
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/aligned.h"
+#include "core/pages.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
@@ -57,8 +57,8 @@ class Nm {
   const ActivationKernels* activations_;
   std::vector<uint8_t> bases_;
   std::vector<int64_t> starts_;
-  Aligned<float> values_;
-  Aligned<uint8_t> indices_;
+  Paged<float> values_;
+  Paged<uint8_t> indices_;
   std::vector<float> tail_;
   int64_t tail_columns_;
 };

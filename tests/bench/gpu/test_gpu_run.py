@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -204,7 +205,7 @@ def test_the_script_starts_itself_again(tmp_path, monkeypatch):
         started.append(command)
         return Ended()
 
-    monkeypatch.setattr(script.subprocess, "Popen", start)
+    monkeypatch.setattr(script, "subprocess", SimpleNamespace(Popen=start))
     arguments = ["--output", str(tmp_path), "--dry-run", "--minutes", "2"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
     with pytest.raises(SystemExit) as ended:
