@@ -17,17 +17,18 @@ struct Free {
 template <class T>
 class Aligned {
  public:
-  explicit Aligned(std::size_t count = 0) {
-    constexpr std::size_t kLine = 64;
-    const std::size_t bytes = (count * sizeof(T) + kLine) / kLine * kLine;
-    data_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
+  // On a multiple of `line` bytes, of which it fills whole ones.
+  explicit Aligned(std::size_t count = 0, std::size_t line = 64) : bytes_((count * sizeof(T) + line) / line * line) {
+    data_.reset(static_cast<T*>(std::aligned_alloc(line, bytes_)));
     if (data_ == nullptr) throw std::bad_alloc();
-    std::memset(data_.get(), 0, bytes);
+    std::memset(data_.get(), 0, bytes_);
   }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
+  std::size_t bytes() const { return bytes_; }
 
  private:
+  std::size_t bytes_;
   std::unique_ptr<T, Free> data_;
 };
 
