@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/pages.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -22,16 +23,20 @@ constexpr int64_t kStoredWord = 16;  // columns of a word of the format
 Int8Bitmask::Int8Bitmask(const Parts& parts)
     : rows_(parts.rows),
       columns_(parts.columns),
-      words_((parts.columns + kInt8Words * kInt8Word - 1) / (kInt8Words * kInt8Word) * kInt8Words),
+      words_((parts.columns + kInt8Word - 1) / kInt8Word),
       groups_((parts.rows + kInt8Rows - 1) / kInt8Rows),
       kernels_(&best_int8_bitmask()),
-      activations_(&best_activation()),
-      bits_(static_cast<std::size_t>(groups_ * words_ * kInt8Rows)) {
+      activations_(&best_activation()) {
   check_int8_sizes(rows_, columns_);
   check_int8_scales(parts.scales, rows_);
   const std::vector<int64_t> offsets =
       checked_offsets("int8_bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
   check_int8_values(parts.values, parts.nnz);
+  const std::size_t words = static_cast<std::size_t>(groups_ * words_ * kInt8Rows);
+  const std::size_t bytes = sizeof(uint64_t) * words + static_cast<std::size_t>(parts.nnz + kInt8Word);
+  weight_ = Paged<uint64_t>(bytes / sizeof(uint64_t) + 1);
+  bits_ = weight_.data();
+  values_ = reinterpret_cast<int8_t*>(bits_ + words);
   place_bits(parts, offsets);
   place_values(parts, offsets);
 }
@@ -40,7 +45,7 @@ void Int8Bitmask::place_bits(const Parts& parts, const std::vector<int64_t>& off
   const int64_t stored = (columns_ + kStoredWord - 1) / kStoredWord, spare = stored * kStoredWord - columns_;
   for (int64_t row = 0; row < rows_; ++row) {
     const uint16_t* from = parts.bits + row * stored;
-    uint64_t* to = bits_.data() + row / kInt8Rows * words_ * kInt8Rows + row % kInt8Rows;
+    uint64_t* to = bits_ + row / kInt8Rows * words_ * kInt8Rows + row % kInt8Rows;
     int64_t count = 0;
     for (int64_t g = 0; g < stored; ++g) {
       to[g / 4 * kInt8Rows] |= static_cast<uint64_t>(from[g]) << (kStoredWord * (g % 4));
@@ -57,16 +62,15 @@ void Int8Bitmask::place_bits(const Parts& parts, const std::vector<int64_t>& off
 }
 
 void Int8Bitmask::place_values(const Parts& parts, const std::vector<int64_t>& offsets) {
-  values_ = Aligned<int8_t>(static_cast<std::size_t>(parts.nnz + kInt8Word));
   scales_.assign(static_cast<std::size_t>(groups_ * kInt8Rows), 0.0f);
   starts_.assign(scales_.size(), 0);
-  int8_t* to = values_.data();
+  int8_t* to = values_;
   for (int64_t n = 0; n < groups_; ++n) {
     const int64_t first = n * kInt8Rows, inside = std::min<int64_t>(kInt8Rows, rows_ - first);
     offsets_.push_back(offsets[first]);
     const int8_t* from[kInt8Rows];
     for (int64_t r = 0; r < inside; ++r) from[r] = parts.values + offsets[first + r];
-    const uint64_t* bits = bits_.data() + n * words_ * kInt8Rows;
+    const uint64_t* bits = bits_ + n * words_ * kInt8Rows;
     for (int64_t g = 0; g < words_; ++g, bits += kInt8Rows)
       for (int64_t r = 0; r < inside; ++r)
         for (int64_t left = __builtin_popcountll(bits[r]); left > 0; --left) {
@@ -86,8 +90,7 @@ void Int8Bitmask::multiply(const Product& product) const {
   uint8_t* x = reinterpret_cast<uint8_t*>(scratch.floats(static_cast<std::size_t>(padded * product.batch / 4)));
   float steps[kInt8MostTokens];
   kernels_->quantize(product, columns_, padded, x, steps);
-  const Int8BitmaskView w = {rows_,        words_,         values_.data(), offsets_.data(),
-                             bits_.data(), scales_.data(), starts_.data()};
+  const Int8BitmaskView w = {rows_, words_, values_, offsets_.data(), bits_, scales_.data(), starts_.data()};
   // A word costs about as much to decode as its bits and some values to read.
   const int64_t group_cost = kInt8Rows * (16 * words_ + 4);
   const int64_t work = (offsets_[groups_] + group_cost * groups_) * product.batch;

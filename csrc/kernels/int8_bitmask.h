@@ -4,15 +4,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/aligned.h"
+#include "core/pages.h"
 #include "kernels/product.h"
 
 namespace sparsekit {
 
-// Rows that are decoded side by side, columns that one word of their bits stands for, and words that are read at once.
+// Rows that are decoded side by side, and columns that one word of their bits stands for.
 constexpr int kInt8Rows = 4;
 constexpr int64_t kInt8Word = 64;
-constexpr int kInt8Words = 2;
 constexpr int64_t kInt8MostTokens = 4;
 
 // Group n holds the rows [kInt8Rows n, kInt8Rows (n + 1)); those beyond the last row have no bits. Words and values lie
@@ -20,7 +19,7 @@ constexpr int64_t kInt8MostTokens = 4;
 // bits[(n * words + g) * kInt8Rows + r].
 struct Int8BitmaskView {
   int64_t rows;
-  int64_t words;           // a multiple of kInt8Words
+  int64_t words;
   const int8_t* values;    // kInt8Word may be read beyond their end
   const int64_t* offsets;  // where each group's values begin
   const uint64_t* bits;
@@ -68,8 +67,9 @@ class Int8Bitmask {
   std::vector<int64_t> offsets_;
   std::vector<float> scales_;
   std::vector<int32_t> starts_;
-  Aligned<uint64_t> bits_;
-  Aligned<int8_t> values_;
+  Paged<uint64_t> weight_;  // bits, then values
+  uint64_t* bits_;
+  int8_t* values_;
 };
 
 }  // namespace sparsekit

@@ -1,34 +1,17 @@
 #include "simd/bytes_avx2.h"
 // The instruction set first.
+#include "simd/ranks.h"
 #include "simd/unroll.h"
 
 namespace {
-
-// For each byte of bits, where each of 8 bytes finds its value: its rank among the set bits, or -1, which a shuffle
-// makes 0.
-struct Ranks {
-  alignas(64) int8_t rank[256][8];
-  constexpr Ranks() : rank() {
-    for (int byte = 0; byte < 256; ++byte) {
-      int8_t next = 0;
-      for (int j = 0; j < 8; ++j) rank[byte][j] = byte >> j & 1 ? next++ : int8_t{-1};
-    }
-  }
-};
-constexpr Ranks kRanks;
 
 struct Expand {
   using Sum = __m256i;
   struct Weights {
     __m128i sixteen[4];
   };
-  struct Words {
-    explicit Words(const uint64_t* words) : bits(words) {}
-    const uint64_t* bits;
-  };
   static Sum zero() { return _mm256_setzero_si256(); }
-  static SPARSEKIT_INLINE Weights next(const Words& words, int i, const int8_t*& values) {
-    const uint64_t bits = words.bits[i];
+  static SPARSEKIT_INLINE Weights next(uint64_t bits, const int8_t*& values) {
     Weights weights;
     SPARSEKIT_UNROLL
     for (int j = 0; j < 4; ++j) {
@@ -46,14 +29,15 @@ struct Expand {
     }
     return sum;
   }
-  static int32_t total(Sum sum) {
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+  static void totals(const Sum* sums, int32_t* to) {
+    const __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+    const __m128i one = _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), one);
   }
 
  private:
   static SPARSEKIT_INLINE __m128i eight(uint64_t bits, const int8_t*& values) {
+    // A shuffle makes a rank of -1 zero.
     const __m128i rank = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRanks.rank[bits]));
     const __m128i spread = _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values)), rank);
     values += __builtin_popcountll(bits);

@@ -1,8 +1,7 @@
 // The bitmask kernel for bytes, written once over `Expand`; included after one instruction set, its Bytes and Expand:
-//   Expand::Words(words) reads kInt8Words * kInt8Rows words,
-//   Expand::next(words, i, values) returns the weights of the 64 columns of word i and moves `values` past them,
+//   Expand::next(bits, values) returns the weights of 64 columns and moves `values` past them,
 //   Expand::dot(sum, weights, x) adds their products with 64 activations to a sum of many lanes,
-//   Expand::total(sum) adds up its lanes.
+//   Expand::totals(sums, to) adds up the lanes of each of kInt8Rows sums; they may wrap on the way.
 #pragma once
 
 #include "kernels/int8_bitmask.h"
@@ -15,45 +14,51 @@ using sparsekit::Int8BitmaskView;
 using sparsekit::Int8Vectors;
 using sparsekit::kInt8Rows;
 using sparsekit::kInt8Word;
-using sparsekit::kInt8Words;
 using sparsekit::Product;
 
-// The rows of group n, decoded once for all tokens. The values are one stream, which the hardware prefetches: where a
-// word's begin depends on all words before it, by one addition each.
+// Bytes between a word that is decoded and what is fetched then. The hardware alone leaves a tenth of the bandwidth
+// unused: the two streams are read in small steps.
+constexpr int kValuesAhead = 2048, kBitsAhead = 512;
+
+SPARSEKIT_INLINE void prefetch(const uint64_t* bits, const int8_t* values) {
+  SPARSEKIT_UNROLL
+  for (int i = 0; i < 3; ++i) Simd::prefetch(values + kValuesAhead + 64 * i);
+  Simd::prefetch(bits + kBitsAhead / 8);
+}
+
+// The rows of group n, decoded once for all tokens. The values are one stream: where a word's begin depends on all
+// words before it, by one addition each.
 template <int kTokens>
 void multiply_group(const Int8BitmaskView& w, const Product& product, const Int8Vectors& tokens, int64_t n) {
   const uint64_t* next = w.bits + n * w.words * kInt8Rows;
   const int8_t* values = w.values + w.offsets[n];
   const uint8_t* x = tokens.x;
-  Expand::Sum sum[kInt8Rows][kTokens];
+  Expand::Sum sum[kTokens][kInt8Rows];
   SPARSEKIT_UNROLL
-  for (int r = 0; r < kInt8Rows; ++r) {
+  for (int t = 0; t < kTokens; ++t) {
     SPARSEKIT_UNROLL
-    for (int t = 0; t < kTokens; ++t) sum[r][t] = Expand::zero();
+    for (int r = 0; r < kInt8Rows; ++r) sum[t][r] = Expand::zero();
   }
-  for (int64_t g = 0; g < w.words; g += kInt8Words, next += kInt8Words * kInt8Rows) {
-    const Expand::Words words(next);
+  for (int64_t g = 0; g < w.words; ++g, next += kInt8Rows, x += kInt8Word) {
+    prefetch(next, values);
     SPARSEKIT_UNROLL
-    for (int h = 0; h < kInt8Words; ++h, x += kInt8Word) {
+    for (int r = 0; r < kInt8Rows; ++r) {
+      const Expand::Weights weights = Expand::next(next[r], values);
       SPARSEKIT_UNROLL
-      for (int r = 0; r < kInt8Rows; ++r) {
-        const Expand::Weights weights = Expand::next(words, h * kInt8Rows + r, values);
-        SPARSEKIT_UNROLL
-        for (int t = 0; t < kTokens; ++t) sum[r][t] = Expand::dot(sum[r][t], weights, x + t * w.words * kInt8Word);
-      }
+      for (int t = 0; t < kTokens; ++t) sum[t][r] = Expand::dot(sum[t][r], weights, x + t * w.words * kInt8Word);
     }
   }
+  const int64_t row = n * kInt8Rows;
   SPARSEKIT_UNROLL
-  for (int r = 0; r < kInt8Rows; ++r) {
-    const int64_t row = n * kInt8Rows + r;
-    if (row >= w.rows) return;
-    SPARSEKIT_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
+  for (int t = 0; t < kTokens; ++t) {
+    int32_t totals[kInt8Rows];
+    Expand::totals(sum[t], totals);
+    float* y = product.y + t * w.rows + row;
+    for (int r = 0; r < kInt8Rows && row + r < w.rows; ++r) {
       // Sums of 32 bits may wrap on the way; the whole one fits.
-      const uint32_t whole = static_cast<uint32_t>(w.starts[row]) + static_cast<uint32_t>(Expand::total(sum[r][t]));
-      const float product_of_bytes = static_cast<float>(static_cast<int32_t>(whole));
-      product.y[t * w.rows + row] =
-          product_of_bytes * (w.scales[row] * tokens.steps[t]) + (product.bias == nullptr ? 0.0f : product.bias[row]);
+      const uint32_t whole = static_cast<uint32_t>(w.starts[row + r]) + static_cast<uint32_t>(totals[r]);
+      y[r] = static_cast<float>(static_cast<int32_t>(whole)) * (w.scales[row + r] * tokens.steps[t]) +
+             (product.bias == nullptr ? 0.0f : product.bias[row + r]);
     }
   }
 }

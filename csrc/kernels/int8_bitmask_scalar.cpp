@@ -9,13 +9,8 @@ struct Expand {
   struct Weights {
     int8_t w[64];
   };
-  struct Words {
-    explicit Words(const uint64_t* words) : bits(words) {}
-    const uint64_t* bits;
-  };
   static Sum zero() { return 0; }
-  static Weights next(const Words& words, int i, const int8_t*& values) {
-    uint64_t bits = words.bits[i];
+  static Weights next(uint64_t bits, const int8_t*& values) {
     Weights weights = {};
     for (; bits != 0; bits &= bits - 1) weights.w[__builtin_ctzll(bits)] = *values++;
     return weights;
@@ -24,7 +19,7 @@ struct Expand {
     for (int i = 0; i < 64; ++i) sum += weights.w[i] * static_cast<int8_t>(x[i]);
     return sum;
   }
-  static int32_t total(Sum sum) { return sum; }
+  static void totals(const Sum* sums, int32_t* to) { std::memcpy(to, sums, 4 * sizeof *sums); }
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/pages.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -88,7 +89,8 @@ Int8BlockCsr::Int8BlockCsr(int64_t rows, int64_t columns, const int8_t* values, 
 void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
   check_int8_scales(scales, rows_);
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
-  values_ = Aligned<int8_t>(static_cast<std::size_t>(offsets_[block_rows] * steps_ * lanes_ * 4));
+  const std::size_t bytes = static_cast<std::size_t>(offsets_[block_rows] * steps_ * lanes_ * 4);
+  values_ = Paged<int8_t>(bytes);
   scales_.assign(static_cast<std::size_t>(block_rows * lanes_), 0.0f);
   starts_.assign(static_cast<std::size_t>(block_rows * lanes_), 0);
   for (int64_t i = 0; i < block_rows; ++i) {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/aligned.h"
+#include "core/pages.h"
 #include "kernels/blocks.h"
 #include "kernels/product.h"
 
@@ -85,7 +85,7 @@ class Int8BlockCsr {
   std::vector<int64_t> offsets_;
   std::vector<int32_t> first_steps_, starts_;
   std::vector<float> scales_;
-  Aligned<int8_t> values_;
+  Paged<int8_t> values_;
 };
 
 }  // namespace sparsekit

@@ -37,6 +37,10 @@ struct Lanes {
   int stored;  // lanes of the last vector that lie inside the matrix
 };
 
+// Bytes between a weight that is multiplied and what is fetched then: for many tokens weights flow too slowly for the
+// hardware to fetch them far enough ahead.
+constexpr int kWeightsAhead = 2048;
+
 template <int kVectors, int kTokens, bool kPanel>
 void multiply_tile(const Int8BlocksView& w, const Lanes& lanes, const Group& group) {
   Bytes::Sum sum[kTokens][kVectors];
@@ -57,7 +61,10 @@ void multiply_tile(const Int8BlocksView& w, const Lanes& lanes, const Group& gro
     for (int64_t s = 0; s < w.steps; ++s, weights += w.lanes * 4, x += step_bytes) {
       Bytes::Weights weight[kVectors];
       SPARSEKIT_UNROLL
-      for (int v = 0; v < kVectors; ++v) weight[v] = Bytes::load(weights + v * kWidth * 4);
+      for (int v = 0; v < kVectors; ++v) {
+        if (kPanel) Simd::prefetch(weights + kWeightsAhead + v * kWidth * 4);
+        weight[v] = Bytes::load(weights + v * kWidth * 4);
+      }
       SPARSEKIT_UNROLL
       for (int t = 0; t < kTokens; ++t) {
         SPARSEKIT_UNROLL

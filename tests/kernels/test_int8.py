@@ -90,6 +90,14 @@ def test_many_tokens_are_cut_into_chunks(kernel, isa):
 
 
 @every_table
+def test_weights_that_lie_on_huge_pages(kernel, isa):
+    with bound_on(kernel, isa, threads=2):
+        packed = pack(kernel.format, random_weight((150, 8192)), 0.1)
+        x = random_weight((1, 8192))
+        assert_integer_product(kernel.bind(packed)(x, None), packed, x)
+
+
+@every_table
 def test_tokens_that_are_not_finite_give_nan_and_spoil_no_others(kernel, isa):
     with bound_on(kernel, isa):
         packed = pack(kernel.format, random_weight((33, 70)), 0.9)
