@@ -111,6 +111,16 @@ PYBIND11_MODULE(_C, m) {
       }))
       .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
 
+  py::class_<BitmaskHalf>(m, "BitmaskHalf")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& bits,
+                       const Memory& offsets_of, bool wide_offsets) {
+        check_sizes("bitmask", {rows, columns});
+        return new BitmaskHalf({rows, columns, nnz, elements<uint16_t>("bitmask values", values, nnz),
+                                elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
+                                offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
+      }))
+      .def("multiply", multiplied_by(&BitmaskHalf::multiply), py::call_guard<py::gil_scoped_release>());
+
   py::class_<Nm>(m, "Nm")
       .def(py::init([](int64_t rows, int64_t columns, int64_t n, int64_t of, const Memory& values,
                        const Memory& positions, const Memory& tail) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "core/check.h"
 #include "core/pages.h"
 #include "core/threads.h"
+#include "kernels/bits.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
 #include "kernels/padded.h"
@@ -17,24 +17,18 @@ namespace {
 constexpr int64_t kGroupStep = 16;
 constexpr int64_t kReadBeyond = 16;
 
-int64_t count_bits(const uint16_t* words, int64_t count) {
-  int64_t bits = 0;
-  for (int64_t g = 0; g < count; ++g) bits += __builtin_popcount(words[g]);
-  return bits;
-}
-
 }  // namespace
 
 Bitmask::Bitmask(const Parts& parts)
     : rows_(parts.rows),
       columns_(parts.columns),
-      words_((parts.columns + 15) / 16),
+      words_(bits_words(parts.columns)),
       groups_((parts.rows + kBitmaskRows - 1) / kBitmaskRows),
       kernels_(&best_bitmask()),
       activations_(&best_activation()) {
   const std::vector<int64_t> offsets =
       checked_offsets("bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
-  check_bits(parts, offsets);
+  check_bits("bitmask", parts.bits, offsets, columns_);
   bits_.assign(static_cast<std::size_t>(groups_ * words_ * kBitmaskRows), 0);
   group_offsets_.assign(static_cast<std::size_t>(groups_) + 1, 0);
   for (int64_t row = 0; row < rows_; ++row) {
@@ -46,20 +40,6 @@ Bitmask::Bitmask(const Parts& parts)
   place_values(parts, offsets);
   prefer_huge_pages(parts.values, sizeof(float) * static_cast<std::size_t>(parts.nnz));
   prefer_huge_pages(bits_.data(), sizeof(uint16_t) * bits_.size());
-}
-
-void Bitmask::check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const {
-  const int64_t spare = words_ * 16 - parts.columns;
-  for (int64_t n = 0; n < parts.rows; ++n) {
-    const uint16_t* row = parts.bits + n * words_;
-    const int64_t stored = offsets[n + 1] - offsets[n], marked = count_bits(row, words_);
-    if (marked != stored)
-      check(false, "bitmask: row " + std::to_string(n) + ": expected as many bits as the offsets say, " +
-                       std::to_string(stored) + ", got " + std::to_string(marked));
-    if (spare != 0 && row[words_ - 1] >> (16 - spare) != 0)
-      check(false, "bitmask: row " + std::to_string(n) + ": expected no bits beyond the last column, " +
-                       std::to_string(columns_ - 1) + ", got some");
-  }
 }
 
 // Rows so near the end of the values that reading beyond them would leave the buffer are read from a longer copy.

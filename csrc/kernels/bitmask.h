@@ -40,7 +40,6 @@ class Bitmask {
   void multiply(const Product& product) const;
 
  private:
-  void check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const;
   void place_values(const Parts& parts, const std::vector<int64_t>& offsets);
 
   int64_t rows_, columns_, words_, groups_;
