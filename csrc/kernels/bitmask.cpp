@@ -8,6 +8,7 @@
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
 #include "kernels/padded.h"
+#include "kernels/widened.h"
 
 namespace sparsekit {
 
@@ -68,6 +69,10 @@ void Bitmask::multiply(const Product& product) const {
         product.finish(*activations_, rows_, 0, product.batch, first + begin, std::min(first + end, rows_));
     });
   });
+}
+
+void Bitmask::multiply(const HalfProduct& product) const {
+  multiply_widened(*this, rows_, columns_, *activations_, product);
 }
 
 }  // namespace sparsekit

@@ -38,6 +38,7 @@ class Bitmask {
   };
   explicit Bitmask(const Parts& parts);
   void multiply(const Product& product) const;
+  void multiply(const HalfProduct& product) const;
 
  private:
   void place_values(const Parts& parts, const std::vector<int64_t>& offsets);
