@@ -19,6 +19,9 @@ constexpr int kVectors = kHalfStrip / kWidth;
 // Sums of one output vector that the registers hold beside what decoding takes.
 constexpr int kTokens = 16 / kVectors;
 
+// How far ahead of its use memory is asked for: decoding reads it too slowly for the hardware to run far enough ahead.
+constexpr int kValuesAhead = 1024, kBitsAhead = 256;
+
 // The sums of one strip, for a whole panel. Few tokens take several sums of each, to hide the latency of the
 // multiply-add.
 template <int kPanel>
@@ -36,6 +39,7 @@ __attribute__((noinline)) void multiply_strip(const uint32_t* bits, const uint16
   }
   const auto add_word = [&](int64_t at, Vec(&to)[kPanel][kVectors]) {
     Vec weights[kVectors];
+    Simd::prefetch(values + kValuesAhead);
     values = Expand::next(bits[at], values, weights);
     SPARSEKIT_UNROLL
     for (int t = 0; t < kPanel; ++t) {
@@ -45,6 +49,7 @@ __attribute__((noinline)) void multiply_strip(const uint32_t* bits, const uint16
   };
   int64_t at = 0;
   for (; at + kChains <= words; at += kChains) {
+    if (at % 16 == 0) Simd::prefetch(bits + at + kBitsAhead);  // one line
     SPARSEKIT_UNROLL
     for (int c = 0; c < kChains; ++c) add_word(at + c, sum[c]);
   }
