@@ -44,6 +44,7 @@ ISA_FLAGS = {
     "avx512bf16": [*AVX512, "-mavx512bf16"],
     "avx512vnni": [*AVX512, "-mavx512vnni"],
     "avx512vbmi2": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2", "-mavx512bitalg"],
+    "avx512bitalg": [*AVX512, "-mavx512bf16", "-mavx512bitalg"],
     "amx": ["-mamx-tile", "-mamx-bf16"],
 }
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]

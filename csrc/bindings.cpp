@@ -95,11 +95,16 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<CsrRows>(m, "CsrRows")
       .def(py::init(&csr<CsrRows>))
-      .def("multiply", multiplied_by(&CsrRows::multiply), py::call_guard<py::gil_scoped_release>());
+      .def("multiply", multiplied_by<CsrRows, Product>(&CsrRows::multiply), py::call_guard<py::gil_scoped_release>())
+      .def("multiply_halves", multiplied_by<CsrRows, HalfProduct>(&CsrRows::multiply),
+           py::call_guard<py::gil_scoped_release>());
 
   py::class_<CsrPanels>(m, "CsrPanels")
       .def(py::init(&csr<CsrPanels>))
-      .def("multiply", multiplied_by(&CsrPanels::multiply), py::call_guard<py::gil_scoped_release>());
+      .def("multiply", multiplied_by<CsrPanels, Product>(&CsrPanels::multiply),
+           py::call_guard<py::gil_scoped_release>())
+      .def("multiply_halves", multiplied_by<CsrPanels, HalfProduct>(&CsrPanels::multiply),
+           py::call_guard<py::gil_scoped_release>());
 
   py::class_<Bitmask>(m, "Bitmask")
       .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& bits,
@@ -109,7 +114,19 @@ PYBIND11_MODULE(_C, m) {
                             elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
                             offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
       }))
-      .def("multiply", multiplied_by(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>());
+      .def("multiply", multiplied_by<Bitmask, Product>(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>())
+      .def("multiply_halves", multiplied_by<Bitmask, HalfProduct>(&Bitmask::multiply),
+           py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BitmaskHalf>(m, "BitmaskHalf")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t nnz, const Memory& values, const Memory& bits,
+                       const Memory& offsets_of, bool wide_offsets) {
+        check_sizes("bitmask", {rows, columns});
+        return new BitmaskHalf({rows, columns, nnz, elements<uint16_t>("bitmask values", values, nnz),
+                                elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
+                                offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
+      }))
+      .def("multiply", multiplied_by(&BitmaskHalf::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<Nm>(m, "Nm")
       .def(py::init([](int64_t rows, int64_t columns, int64_t n, int64_t of, const Memory& values,
@@ -122,7 +139,8 @@ PYBIND11_MODULE(_C, m) {
                                          product_of("nm positions", rows, nm_position_bytes(kept, of))),
                        elements<float>("nm tail", tail, product_of("nm tail", rows, columns % of))});
       }))
-      .def("multiply", multiplied_by(&Nm::multiply), py::call_guard<py::gil_scoped_release>());
+      .def("multiply", multiplied_by<Nm, Product>(&Nm::multiply), py::call_guard<py::gil_scoped_release>())
+      .def("multiply_halves", multiplied_by<Nm, HalfProduct>(&Nm::multiply), py::call_guard<py::gil_scoped_release>());
 
   py::class_<BlockPlaces>(m, "BlockPlaces")
       .def(py::init([](int64_t rows, int64_t columns, int64_t block_rows, int64_t block_columns, int64_t blocks,

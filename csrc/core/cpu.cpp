@@ -14,8 +14,9 @@
 namespace sparsekit {
 
 namespace {
-constexpr Isa kAll[] = {Isa::scalar,     Isa::avx2,        Isa::avx512,     Isa::avx512vpopcntdq,
-                        Isa::avx512vnni, Isa::avx512vbmi2, Isa::avx512bf16, Isa::amx};
+constexpr Isa kAll[] = {Isa::scalar,          Isa::avx2,         Isa::avx512,
+                        Isa::avx512vpopcntdq, Isa::avx512vnni,   Isa::avx512vbmi2,
+                        Isa::avx512bf16,      Isa::avx512bitalg, Isa::amx};
 }
 
 #if defined(__x86_64__)
@@ -56,6 +57,7 @@ const char* isa_name(Isa isa) {
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512vbmi2: return "avx512vbmi2";
     case Isa::avx512bf16: return "avx512bf16";
+    case Isa::avx512bitalg: return "avx512bitalg";
     case Isa::amx: return "amx";
   }
   return "unknown";
@@ -77,6 +79,8 @@ bool cpu_runs(Isa isa) {
     case Isa::avx512vbmi2:
       return cpu_runs(Isa::avx512vnni) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
     case Isa::avx512bf16: return cpu_runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+    case Isa::avx512bitalg:  // counts the bits of words and multiplies in bfloat16
+      return cpu_runs(Isa::avx512bf16) && __builtin_cpu_supports("avx512bitalg");
     case Isa::amx: {
       static const bool granted = has_tiles() && asks_for_tiles();
       return granted && cpu_runs(Isa::avx512bf16);
@@ -118,6 +122,7 @@ std::vector<std::string> cpu_features() {
   SPARSEKIT_FEATURE("avx512vnni")
   SPARSEKIT_FEATURE("avx512vbmi2")
   SPARSEKIT_FEATURE("avx512bf16")
+  SPARSEKIT_FEATURE("avx512bitalg")
 #undef SPARSEKIT_FEATURE
   if (has_tiles()) found.push_back("amx-bf16");
 #endif

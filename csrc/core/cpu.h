@@ -15,7 +15,8 @@ enum class Isa {
   avx512vnni = 4,
   avx512vbmi2 = 5,
   avx512bf16 = 6,
-  amx = 7,
+  avx512bitalg = 7,
+  amx = 8,
 };
 
 const char* isa_name(Isa isa);

@@ -40,9 +40,9 @@ class Bitmask {
   };
   explicit Bitmask(const Parts& parts);
   void multiply(const Product& product) const;
+  void multiply(const HalfProduct& product) const;
 
  private:
-  void check_bits(const Parts& parts, const std::vector<int64_t>& offsets) const;
   void fill(const Parts& parts);
 
   int64_t rows_, columns_, words_, groups_;

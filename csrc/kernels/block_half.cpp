@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/aligned.h"
 #include "core/check.h"
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -102,7 +103,7 @@ int64_t BlockHalf::find_words(const BlockPlaces& places, const std::vector<int64
 }
 
 void BlockHalf::fill(const BlockPlaces& places, const std::vector<int64_t>& blocks, const uint16_t* values) {
-  weights_ = Aligned<float>(words_.size() * static_cast<std::size_t>(lanes_));
+  weights_ = Paged<float>(words_.size() * static_cast<std::size_t>(lanes_));
   uint16_t* halves = reinterpret_cast<uint16_t*>(weights_.data());
   for (std::size_t row = 0; row + 1 < blocks.size(); ++row) {
     const int64_t count = offsets_[row + 1] - offsets_[row];

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/aligned.h"
+#include "core/pages.h"
 #include "kernels/blocks.h"
 #include "kernels/product.h"
 
@@ -83,7 +83,7 @@ class BlockHalf {
   int64_t rows_, columns_, block_rows_, lanes_;
   const BlockHalfKernels* kernels_;
   const ActivationKernels* activations_;
-  Aligned<float> weights_;
+  Paged<float> weights_;
   std::vector<uint16_t> words_;
   std::vector<int64_t> offsets_;
 };

@@ -1,11 +1,13 @@
 #include "kernels/csr_panels.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/scratch.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
+#include "kernels/widened.h"
 
 namespace sparsekit {
 
@@ -49,6 +51,51 @@ double paired_share(const CsrParts& parts, const std::vector<int64_t>& offsets) 
   }
   return 2.0 * static_cast<double>(shared) / static_cast<double>(std::max<int64_t>(parts.nnz, 1));
 }
+
+// What is read and written for a panel in fp32.
+struct Floats {
+  const Product& product;
+  const ActivationKernels& activations;
+  int64_t rows;
+
+  const float* bias() const { return product.bias; }
+  void pack(const CsrPanelsKernels& kernels, int64_t column, int64_t columns, const CsrPanel& panel, float* to) const {
+    kernels.pack(product, column, columns, panel, to);
+  }
+  void store(const CsrPanelsKernels& kernels, const CsrChunk& chunk, const CsrPanel& panel, const float* sums) const {
+    kernels.store(chunk, panel, product, rows, sums);
+    product.finish(activations, rows, panel.first, panel.first + panel.tokens, chunk.first_row,
+                   chunk.first_row + chunk.rows);
+  }
+};
+
+// The same in bfloat16: as much of x is widened at a time as a panel holds, and the sums of a chunk are rounded while
+// the first-level cache holds them.
+struct Halves {
+  const HalfProduct& product;
+  const ActivationKernels& activations;
+  int64_t rows;
+
+  const float* bias() const { return nullptr; }  // it is added when the sums are rounded
+  void pack(const CsrPanelsKernels& kernels, int64_t column, int64_t columns, const CsrPanel& panel, float* to) const {
+    static thread_local Scratch inputs;
+    float* x = inputs.floats(static_cast<std::size_t>(panel.tokens * columns));
+    widen(product, panel.first, panel.tokens, column, columns, x);
+    Product wide;
+    wide.x = x;
+    wide.x_stride = columns;
+    kernels.pack(wide, 0, columns, {nullptr, panel.vectors, 0, panel.tokens}, to);
+  }
+  void store(const CsrPanelsKernels& kernels, CsrChunk chunk, const CsrPanel& panel, const float* sums) const {
+    static thread_local Scratch scratch;
+    Product own;
+    own.y = scratch.floats(static_cast<std::size_t>(panel.tokens * chunk.rows));
+    const int64_t first = std::exchange(chunk.first_row, 0);
+    kernels.store(chunk, {nullptr, panel.vectors, 0, panel.tokens}, own, chunk.rows, sums);
+    for (int64_t m = 0; m < panel.tokens; ++m)
+      product.finish(activations, rows, panel.first + m, first, first + chunk.rows, own.y + m * chunk.rows);
+  }
+};
 
 }  // namespace
 
@@ -188,27 +235,29 @@ const CsrLayout& CsrPanels::layout_for(int64_t vectors) const {
   return *made.layout;
 }
 
-void CsrPanels::multiply(const Product& product) const {
-  const CsrPanelsKernels& kernels = product.batch <= short_kernels_->lanes ? *short_kernels_ : *kernels_;
+template <class Operands>
+void CsrPanels::multiply_panels(const Operands& operands, int64_t batch) const {
+  const CsrPanelsKernels& kernels = batch <= short_kernels_->lanes ? *short_kernels_ : *kernels_;
   const int64_t lanes = kernels.lanes;
-  const int64_t vectors = (product.batch + lanes - 1) / lanes;
+  const int64_t vectors = (batch + lanes - 1) / lanes;
   const CsrLayout& layout = layout_for(vectors);
   const int64_t panels = (vectors + layout.most_vectors - 1) / layout.most_vectors;
   const int64_t chunks = static_cast<int64_t>(layout.chunk_offsets.size()) - 1;
-  const int64_t work = (parts_.nnz + kRowCost * parts_.rows) * product.batch;
+  const int64_t work = (parts_.nnz + kRowCost * parts_.rows) * batch;
   parallel(work, panels * chunks, [&](int part, int parts) {
     share_panels(layout.chunk_offsets, kRowCost * kChunkRows, 1, panels, part, parts,
                  [&](int64_t p, int64_t begin, int64_t end) {
                    // Panels of as equal width as can be.
                    const int64_t from = vectors * p / panels, to = vectors * (p + 1) / panels;
-                   const int64_t first = from * lanes, last = std::min(to * lanes, product.batch);
+                   const int64_t first = from * lanes, last = std::min(to * lanes, batch);
                    const CsrPanel panel = {nullptr, static_cast<int>(to - from), first, last - first};
-                   multiply_panel(kernels, layout, product, panel, begin, end);
+                   multiply_panel(kernels, layout, operands, panel, begin, end);
                  });
   });
 }
 
-void CsrPanels::multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Product& product,
+template <class Operands>
+void CsrPanels::multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Operands& operands,
                                CsrPanel panel, int64_t begin, int64_t end) const {
   static thread_local Scratch panel_scratch, sum_scratch;
   const int64_t width = panel.vectors * kernels.lanes;
@@ -218,17 +267,22 @@ void CsrPanels::multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout&
   panel.x = x;
   for (int64_t block = 0; block < layout.blocks; ++block) {
     const int64_t column = block * layout.block_columns;
-    kernels.pack(product, column, std::min(layout.block_columns, parts_.columns - column), panel, x);
+    operands.pack(kernels, column, std::min(layout.block_columns, parts_.columns - column), panel, x);
     for (int64_t c = begin; c < end; ++c) {
       const CsrChunk chunk = layout.chunk(block, c);
       float* own = sums + (c - begin) % kept * kChunkRows * width;
-      kernels.multiply(chunk, panel, product.bias, block == 0, own);
-      if (block + 1 < layout.blocks) continue;
-      kernels.store(chunk, panel, product, parts_.rows, own);
-      product.finish(*activations_, parts_.rows, panel.first, panel.first + panel.tokens, chunk.first_row,
-                     chunk.first_row + chunk.rows);
+      kernels.multiply(chunk, panel, operands.bias(), block == 0, own);
+      if (block + 1 == layout.blocks) operands.store(kernels, chunk, panel, own);
     }
   }
+}
+
+void CsrPanels::multiply(const Product& product) const {
+  multiply_panels(Floats{product, *activations_, parts_.rows}, product.batch);
+}
+
+void CsrPanels::multiply(const HalfProduct& product) const {
+  multiply_panels(Halves{product, *activations_, parts_.rows}, product.batch);
 }
 
 }  // namespace sparsekit

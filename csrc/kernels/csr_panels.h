@@ -92,6 +92,7 @@ class CsrPanels {
  public:
   explicit CsrPanels(const CsrParts& parts);
   void multiply(const Product& product) const;
+  void multiply(const HalfProduct& product) const;
 
  private:
   struct Made {
@@ -101,9 +102,13 @@ class CsrPanels {
   };
 
   const CsrLayout& layout_for(int64_t vectors) const;
+  // `Operands` packs a panel and stores its sums.
+  template <class Operands>
+  void multiply_panels(const Operands& operands, int64_t batch) const;
   // The chunks [begin, end) against one panel, which is packed here.
-  void multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Product& product, CsrPanel panel,
-                      int64_t begin, int64_t end) const;
+  template <class Operands>
+  void multiply_panel(const CsrPanelsKernels& kernels, const CsrLayout& layout, const Operands& operands,
+                      CsrPanel panel, int64_t begin, int64_t end) const;
 
   CsrParts parts_;
   std::vector<int64_t> offsets_;

@@ -8,6 +8,7 @@
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/offsets.h"
+#include "kernels/widened.h"
 
 namespace sparsekit {
 
@@ -126,6 +127,10 @@ void CsrRows::multiply_groups(const Product& product) const {
                      std::min(end * kLockstepRows, parts_.rows));
     });
   });
+}
+
+void CsrRows::multiply(const HalfProduct& product) const {
+  multiply_widened(*this, parts_.rows, parts_.columns, *activations_, product);
 }
 
 }  // namespace sparsekit

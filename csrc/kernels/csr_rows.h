@@ -53,6 +53,7 @@ class CsrRows {
  public:
   explicit CsrRows(const CsrParts& parts);
   void multiply(const Product& product) const;
+  void multiply(const HalfProduct& product) const;
 
  private:
   void order_rows();

@@ -55,6 +55,10 @@ const CsrRowsKernels& best_csr_rows() { return *static_cast<const CsrRowsKernels
 
 const BitmaskKernels& best_bitmask() { return *static_cast<const BitmaskKernels*>(best("bitmask", kAnyIsa).table); }
 
+const BitmaskHalfKernels& best_bitmask_half() {
+  return *static_cast<const BitmaskHalfKernels*>(best("bitmask_half", kAnyIsa).table);
+}
+
 const NmKernels& best_nm() { return *static_cast<const NmKernels*>(best("nm", kAnyIsa).table); }
 
 const ProbeKernels& best_probe() { return *static_cast<const ProbeKernels*>(best("probe", kAnyIsa).table); }

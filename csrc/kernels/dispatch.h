@@ -8,6 +8,7 @@
 #include "core/cpu.h"
 #include "kernels/activation.h"
 #include "kernels/bitmask.h"
+#include "kernels/bitmask_half.h"
 #include "kernels/block_csr.h"
 #include "kernels/block_grad.h"
 #include "kernels/block_half.h"
@@ -26,6 +27,7 @@ namespace sparsekit {
 const ActivationKernels& best_activation();
 const CsrRowsKernels& best_csr_rows();
 const BitmaskKernels& best_bitmask();
+const BitmaskHalfKernels& best_bitmask_half();
 const NmKernels& best_nm();
 const ProbeKernels& best_probe();
 const ConvKernels& best_conv();

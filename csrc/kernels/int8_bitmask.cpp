@@ -6,6 +6,7 @@
 #include "core/pages.h"
 #include "core/scratch.h"
 #include "core/threads.h"
+#include "kernels/bits.h"
 #include "kernels/dispatch.h"
 #include "kernels/int8_block_csr.h"
 #include "kernels/offsets.h"
@@ -16,7 +17,6 @@ namespace {
 
 // Groups per share are a multiple of this, so that two threads never write one cache line of y.
 constexpr int64_t kGroupStep = 16;
-constexpr int64_t kStoredWord = 16;  // columns of a word of the format
 
 }  // namespace
 
@@ -32,32 +32,23 @@ Int8Bitmask::Int8Bitmask(const Parts& parts)
   const std::vector<int64_t> offsets =
       checked_offsets("int8_bitmask", parts.offsets, parts.wide_offsets, parts.rows, parts.nnz);
   check_int8_values(parts.values, parts.nnz);
+  check_bits("int8_bitmask", parts.bits, offsets, columns_);
   const std::size_t words = static_cast<std::size_t>(groups_ * words_ * kInt8Rows);
   const std::size_t bytes = sizeof(uint64_t) * words + static_cast<std::size_t>(parts.nnz + kInt8Word);
   weight_ = Paged<uint64_t>(bytes / sizeof(uint64_t) + 1);
   bits_ = weight_.data();
   values_ = reinterpret_cast<int8_t*>(bits_ + words);
-  place_bits(parts, offsets);
+  place_bits(parts);
   place_values(parts, offsets);
 }
 
-void Int8Bitmask::place_bits(const Parts& parts, const std::vector<int64_t>& offsets) {
-  const int64_t stored = (columns_ + kStoredWord - 1) / kStoredWord, spare = stored * kStoredWord - columns_;
+void Int8Bitmask::place_bits(const Parts& parts) {
+  const int64_t stored = bits_words(columns_);
   for (int64_t row = 0; row < rows_; ++row) {
     const uint16_t* from = parts.bits + row * stored;
     uint64_t* to = bits_ + row / kInt8Rows * words_ * kInt8Rows + row % kInt8Rows;
-    int64_t count = 0;
-    for (int64_t g = 0; g < stored; ++g) {
-      to[g / 4 * kInt8Rows] |= static_cast<uint64_t>(from[g]) << (kStoredWord * (g % 4));
-      count += __builtin_popcount(from[g]);
-    }
-    const int64_t told = offsets[row + 1] - offsets[row];
-    if (count != told)
-      check(false, "int8_bitmask: row " + std::to_string(row) + ": expected as many bits as the offsets say, " +
-                       std::to_string(told) + ", got " + std::to_string(count));
-    if (spare != 0 && from[stored - 1] >> (kStoredWord - spare) != 0)
-      check(false, "int8_bitmask: row " + std::to_string(row) + ": expected no bits beyond the last column, " +
-                       std::to_string(columns_ - 1) + ", got some");
+    for (int64_t g = 0; g < stored; ++g)
+      to[g / 4 * kInt8Rows] |= static_cast<uint64_t>(from[g]) << (kBitsWord * (g % 4));
   }
 }
 

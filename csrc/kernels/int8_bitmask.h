@@ -58,7 +58,7 @@ class Int8Bitmask {
   void multiply(const Product& product) const;
 
  private:
-  void place_bits(const Parts& parts, const std::vector<int64_t>& offsets);
+  void place_bits(const Parts& parts);
   void place_values(const Parts& parts, const std::vector<int64_t>& offsets);
 
   int64_t rows_, columns_, words_, groups_;

@@ -8,6 +8,7 @@
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/padded.h"
+#include "kernels/widened.h"
 
 namespace sparsekit {
 
@@ -113,6 +114,10 @@ void Nm::multiply(const Product& product) const {
     kernels_->multiply_groups(w, whole, begin, end);
     product.finish(*activations_, rows_, 0, product.batch, begin * kNmRows, std::min(end * kNmRows, rows_));
   });
+}
+
+void Nm::multiply(const HalfProduct& product) const {
+  multiply_widened(*this, rows_, columns_, *activations_, product);
 }
 
 }  // namespace sparsekit

@@ -44,6 +44,7 @@ class Nm {
   };
   explicit Nm(const Parts& parts);
   void multiply(const Product& product) const;
+  void multiply(const HalfProduct& product) const;
 
  private:
   void place_pieces(const Parts& parts);

@@ -87,7 +87,7 @@ def test_an_unknown_instruction_set_stops_the_build(tmp_path):
     assert ran.returncode != 0
     assert (
         "SPARSEKIT_BUILD_ISAS: expected some of scalar, avx2, avx512, avx512vpopcntdq, avx512bf16, "
-        "avx512vnni, avx512vbmi2, amx, got sse9" in ran.stderr
+        "avx512vnni, avx512vbmi2, avx512bitalg, amx, got sse9" in ran.stderr
     )
 
 

@@ -168,7 +168,7 @@ def test_nothing_beyond_the_end_of_a_buffer_is_touched(kernel, isa, columns, mon
 
 def test_an_unknown_instruction_set_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("SPARSEKIT_ISA", "sse9")
-    known = "scalar, avx2, avx512, avx512vpopcntdq, avx512vnni, avx512vbmi2, avx512bf16, amx"
+    known = "scalar, avx2, avx512, avx512vpopcntdq, avx512vnni, avx512vbmi2, avx512bf16, avx512bitalg, amx"
     message = f"SPARSEKIT_ISA: expected one of {known}, got 'sse9'"
     model, x = nn.Sequential(nn.Linear(20, 12)), torch.zeros(3, 20)
     for call in (

@@ -22,6 +22,7 @@ from sparsekit.mask import Mask
 from sparsekit.patterns import NM, Block, Unstructured
 from tests.kernels.test_extension import Guarded
 from tests.kernels.test_native import BLOCKS, LAYOUTS
+from tests.kernels.test_native import running as running_kernel
 from tests.numerics import assert_product, assert_within, bound_of
 from tests.weights import SPECIAL, random_mask, random_weight, seeds
 
@@ -279,6 +280,23 @@ def test_what_follows_is_computed_in_fp32(kernel, dtype):
     exact = APPLY["gelu"](x.double() @ packed.unpack().double().T + bias.double()) + residual.double()
     y = kernel.bind(packed, "gelu")(x, bias, residual)
     assert_within(y, exact, exact.abs() * torch.finfo(dtype).eps / 2 + 3e-5)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_panels_convert_by_parts(isa, threads):
+    """Several panels, blocks of columns and chunks of rows, each widened and rounded by itself."""
+    kernel = next(kernel for kernel in WIDENED if kernel.name == "csr_mm_native_half")
+    weight, bias = half(150, 5003), half(150, seed=1)
+    weight[:100] *= 4
+    with running_kernel(kernel, isa, threads, "csr_panels"):
+        multiply = kernel.bind(packed := pack_for(kernel, weight, 0.9), "relu")
+        for batch in (2, 17, 150, 301):
+            x = half(batch, 5010, seed=batch)[:, 3:5006]
+            exact = x.double() @ packed.unpack().double().T + bias.double()
+            scale = x.double().abs() @ packed.unpack().double().abs().T + bias.double().abs()
+            bound = bound_of(scale, 5003, torch.float32) + exact.abs() * torch.finfo(HALF).eps / 2
+            assert_within(multiply(x, bias), exact.clamp(min=0), bound)
 
 
 @pytest.mark.parametrize("kernel", WIDENED, ids=lambda k: k.name)

@@ -1,5 +1,5 @@
-// A weight as kept values and a map of bits, in buffers that can be damaged. `Number` is float, or int8_t for weights
-// that are integers.
+// A weight as kept values and a map of bits, in buffers that can be damaged. `Number` is float, uint16_t for
+// bfloat16, or int8_t for weights that are integers.
 #pragma once
 
 #include "native.h"
@@ -36,7 +36,7 @@ struct Bits {
       for (int64_t k = 0; k < weight.columns; ++k) {
         if (k % 16 == 0) lists.bits.push_back(0);
         if (weight.at(n, k) == 0.0f) continue;
-        lists.values.push_back(static_cast<Number>(weight.at(n, k)));
+        lists.values.push_back(stored<Number>(weight.at(n, k)));
         lists.bits.back() = static_cast<uint16_t>(lists.bits.back() | 1 << k % 16);
       }
       lists.first.push_back(static_cast<int64_t>(lists.values.size()));

@@ -33,13 +33,6 @@ struct Blocks {
   Buffer<Number> values;
   sparsekit::BlockPlaces places;
 
-  static Number stored(float value) {
-    if constexpr (sizeof(Number) == sizeof(uint16_t))
-      return halved(value);
-    else
-      return static_cast<Number>(value);
-  }
-
   Blocks(Random& random, Weight& weight, std::pair<int64_t, int64_t> sides)
       : Blocks(random, weight, sides, laid_out(random, weight, sides)) {}
 
@@ -85,7 +78,7 @@ struct Blocks {
           for (int64_t n = top; n < top + high; ++n) {
             const bool inside = n < weight.rows && k < weight.columns;
             if (inside && !stays) weight.cells[n * weight.columns + k] = 0.0f;
-            if (stays) lists.values.push_back(stored(inside ? weight.at(n, k) : 0.0f));
+            if (stays) lists.values.push_back(stored<Number>(inside ? weight.at(n, k) : 0.0f));
           }
       }
       lists.first.push_back(static_cast<int64_t>(lists.columns.size()));

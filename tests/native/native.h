@@ -134,6 +134,15 @@ inline uint16_t halved(float value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
+// A weight as it is stored; uint16_t is bfloat16.
+template <class Number>
+Number stored(float value) {
+  if constexpr (sizeof(Number) == sizeof(uint16_t))
+    return halved(value);
+  else
+    return static_cast<Number>(value);
+}
+
 inline void expect_near(double got, double exact, double bound, const std::string& where) {
   expect(std::abs(got - exact) <= bound, where + ": expected " + std::to_string(exact) + " to within " +
                                              std::to_string(bound) + ", got " + std::to_string(got));

@@ -1,4 +1,4 @@
-#include "native.h"
+#include "halves.h"
 
 using namespace native;
 using sparsekit::Nm;
@@ -63,6 +63,8 @@ FAMILY(nm) {
   Problem problem(random, 9);
   const Groups groups(random, problem.weight, sides);
   problem.check(Nm(groups.parts));
+  const HalfOperands halves(problem);
+  check_half(problem, halves, Nm(groups.parts));
   if (groups.positions.size() == 0) return;
   groups.positions[random.below(groups.positions.size())] = static_cast<uint8_t>(random.below(256));
   refuse_or_run([&] { problem.check(Nm(groups.parts)); });

@@ -92,9 +92,11 @@ def isa_of(stem: str) -> str:
 def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> MultiplyAdd:
     """Wrap a native weight as ``multiply(x, bias, residual)``; ``keep`` are the tensors its pointers point into.
 
-    ``residual`` ``(batch, rows)`` or None is added to the activated result.
+    ``residual`` ``(batch, rows)`` or None is added to the activated result. Operands have the dtype of the weight, or
+    are in bfloat16 where the native class converts them itself, as its ``multiply_halves``.
     """
     call, then = native.multiply, ACTIVATIONS.index(activation)
+    halves = getattr(native, "multiply_halves", call)
 
     def multiply(x: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
         _ = keep
@@ -106,7 +108,8 @@ def multiply_with(native: Any, rows: int, activation: str, *keep: Tensor) -> Mul
         if residual is not None and (not residual.is_contiguous() or residual.is_neg()):
             residual = residual.resolve_neg().contiguous()
         operands = (x.data_ptr(), x.shape[0], x.stride(0), 0 if bias is None else bias.data_ptr(), y.data_ptr())
-        call(*operands, then, 0 if residual is None else residual.data_ptr())
+        run = halves if x.dtype is torch.bfloat16 else call
+        run(*operands, then, 0 if residual is None else residual.data_ptr())
         return y
 
     return multiply

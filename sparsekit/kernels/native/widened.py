@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsekit.formats import CSR, Bitmask, NMPacked
 from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.base import Kernel, Multiply, Problem
 from sparsekit.kernels.native import extension
 
 HALVES = (torch.bfloat16, torch.float16)
+BY_PARTS = (CSR, Bitmask, NMPacked)
+"""Formats whose native weights in fp32 convert bfloat16 themselves: by parts, while the caches hold them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ def widened(kernel: Kernel) -> Kernel:
         parts = extension.laid_out(packed).tensors()
         wide = {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}
         multiply = kernel.bind(packed.from_parts(wide, packed.integers()), activation)
+        if dtype is torch.bfloat16 and isinstance(packed, BY_PARTS):
+            return multiply
 
         def run(x: Tensor, bias: Tensor | None, *residual: Tensor | None) -> Tensor:
             return multiply(x.float(), _wide(bias), *map(_wide, residual)).to(dtype)
