@@ -33,18 +33,15 @@ BlockCsr::BlockCsr(const BlockPlaces& places, const float* values)
 void BlockCsr::multiply(const Product& product) const {
   const int64_t width = kernels_->panel_width;
   const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(places_.columns, 1);
-  const int64_t chunk = std::max<int64_t>(width, kChunkBytes / row_bytes / width * width);
-  const int64_t chunks = (product.batch + chunk - 1) / chunk;
+  const int64_t chunk = even_chunk(product.batch, kChunkBytes / row_bytes, width);
   const BlockCsrView w = {places_.rows, places_.columns, places_.block_rows, places_.block_columns,
                           values_,      places_.indices, offsets_.data()};
   const int64_t work = (places_.blocks + w.rows) * places_.block_rows * places_.block_columns * product.batch;
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
-  parallel(work, chunks * block_rows, [&](int part, int parts) {
+  parallel(work, product.batch * block_rows, [&](int part, int parts) {
     static thread_local Scratch scratch;
     float* panels = scratch.floats(static_cast<std::size_t>(chunk * places_.columns));
-    share_panels(offsets_, 1, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
-      const int64_t first = c * chunk;
-      const int64_t tokens = std::min(chunk, product.batch - first);
+    const auto multiply = [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       int64_t packed = 0;
       while (tokens - packed >= std::min(width, kPackFrom)) {
         const int64_t taken = std::min(width, tokens - packed);
@@ -54,7 +51,8 @@ void BlockCsr::multiply(const Product& product) const {
       kernels_->multiply(w, product, panels, packed, first, tokens, begin, end);
       product.finish(*activations_, w.rows, first, first + tokens, begin * w.block_rows,
                      std::min(end * w.block_rows, w.rows));
-    });
+    };
+    share_chunks(offsets_, 1, 1, product.batch, chunk, part, parts, multiply);
   });
 }
 

@@ -122,32 +122,31 @@ void BlockHalf::fill(const BlockPlaces& places, const std::vector<int64_t>& bloc
   }
 }
 
-BlockHalf::Sizes BlockHalf::sizes() const {
+BlockHalf::Sizes BlockHalf::sizes(int64_t batch) const {
   Sizes sizes;
   sizes.panel = kernels_->sums / std::min<int64_t>(lanes_ / kernels_->width, kernels_->vectors);
   sizes.words = panel_words(columns_, kernels_->run);
   const int64_t token_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(sizes.words, 1);
-  sizes.chunk = std::max<int64_t>(sizes.panel, kChunkBytes / token_bytes / sizes.panel * sizes.panel);
+  sizes.chunk = even_chunk(batch, kChunkBytes / token_bytes, sizes.panel);
   sizes.together = std::max<int64_t>(1, kOutputs / block_rows_);
   sizes.stride = rounded_up(sizes.together * std::min(block_rows_, lanes_) + kernels_->width, 16);
   return sizes;
 }
 
 void BlockHalf::multiply(const HalfProduct& product) const {
-  const Sizes size = sizes();
-  const int64_t chunks = (product.batch + size.chunk - 1) / size.chunk;
+  const Sizes size = sizes(product.batch);
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
   const int64_t beyond = kernels_->width * (kernels_->run == 1 ? 1 : size.words);
   const int64_t work = (offsets_.back() + kRowCost * block_rows) * lanes_ * product.batch;
-  parallel(work, chunks * block_rows, [&](int part, int parts) {
+  parallel(work, product.batch * block_rows, [&](int part, int parts) {
     static thread_local Scratch scratch;
     const int64_t room = size.panel * size.stride + size.chunk * size.words + beyond;
     float* sums = scratch.floats(static_cast<std::size_t>(room));
     if (kernels_->begin != nullptr) kernels_->begin();
-    share_panels(offsets_, kRowCost, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
-      const int64_t first = c * size.chunk;
-      multiply_chunk(product, size, {first, std::min(size.chunk, product.batch - first), begin, end}, sums);
-    });
+    share_chunks(offsets_, kRowCost, 1, product.batch, size.chunk, part, parts,
+                 [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
+                   multiply_chunk(product, size, {first, tokens, begin, end}, sums);
+                 });
     if (kernels_->end != nullptr) kernels_->end();
   });
 }

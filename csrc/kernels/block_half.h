@@ -74,7 +74,7 @@ class BlockHalf {
     int64_t first, tokens, begin, end;
   };
 
-  Sizes sizes() const;
+  Sizes sizes(int64_t batch) const;
   void multiply_chunk(const HalfProduct& product, const Sizes& size, const Chunk& chunk, float* sums) const;
   // Fills words and offsets, runs included; returns how many words there are without them.
   int64_t find_words(const BlockPlaces& places, const std::vector<int64_t>& blocks);

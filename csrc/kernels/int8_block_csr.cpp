@@ -111,8 +111,7 @@ void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
 
 void Int8BlockCsr::multiply(const Product& product) const {
   static thread_local Scratch shared;
-  const int64_t chunk =
-      std::max<int64_t>(kInt8Panel, kChunkBytes / std::max<int64_t>(padded_, 1) / kInt8Panel * kInt8Panel);
+  const int64_t chunk = even_chunk(product.batch, kChunkBytes / std::max<int64_t>(padded_, 1), kInt8Panel);
   const int64_t panels = (product.batch + kInt8Panel - 1) / kInt8Panel;
   const int64_t panel_bytes = rounded_up(padded_ * kInt8Panel, 64);
   float* steps = shared.floats(static_cast<std::size_t>(panels * kInt8Panel + panels * panel_bytes / 4));
@@ -128,18 +127,17 @@ void Int8BlockCsr::multiply(const Product& product) const {
   });
   const Int8BlocksView w = {rows_,           block_rows_,    lanes_,        steps_, values_.data(), first_steps_.data(),
                             offsets_.data(), scales_.data(), starts_.data()};
-  const int64_t chunks = (product.batch + chunk - 1) / chunk;
   const int64_t block_rows = static_cast<int64_t>(offsets_.size()) - 1;
   const int64_t work = (offsets_[block_rows] + rows_) * lanes_ * steps_ * product.batch;
-  parallel(work, chunks * block_rows, [&](int part, int parts) {
-    share_panels(offsets_, 1, 1, chunks, part, parts, [&](int64_t c, int64_t begin, int64_t end) {
-      const int64_t first = c * chunk, tokens = std::min(chunk, product.batch - first);
+  parallel(work, product.batch * block_rows, [&](int part, int parts) {
+    const auto multiply = [&](int64_t first, int64_t tokens, int64_t begin, int64_t end) {
       kernels_->multiply(w, product,
                          {all + first / kInt8Panel * panel_bytes, panel_bytes, padded_, steps + first, first, tokens},
                          begin, end);
       product.finish(*activations_, rows_, first, first + tokens, begin * block_rows_,
                      std::min(end * block_rows_, rows_));
-    });
+    };
+    share_chunks(offsets_, 1, 1, product.batch, chunk, part, parts, multiply);
   });
 }
 

@@ -1,6 +1,7 @@
 // Offsets of rows into a list of entries, shared by the row-wise formats.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -39,21 +40,38 @@ inline int64_t row_at(const std::vector<int64_t>& offsets, int64_t row_cost, int
   return low / step * step;
 }
 
-// Calls body(panel, begin, end) for the rows [begin, end) of each panel that share `part` of `parts` works on: the
-// panels' work, laid end to end, is cut into equal parts, so that shares are equal by entries and not by rows.
+// Tokens to compute at a time: whole panels, at most `most` where that holds one, and about as many every time.
+inline int64_t even_chunk(int64_t batch, int64_t most, int64_t panel) {
+  const auto over = [](int64_t count, int64_t step) { return (count + step - 1) / step; };
+  const int64_t whole = std::max(most / panel, int64_t{1}) * panel;
+  const int64_t chunks = std::max(over(batch, whole), int64_t{1});
+  return std::max(over(over(batch, chunks), panel), int64_t{1}) * panel;
+}
+
+// Calls body(first, tokens, begin, end) for the rows [begin, end) that share `part` of `parts` works on, for `chunk`
+// tokens at a time: the chunks' work, laid end to end, is cut into equal parts, so that shares are equal by entries and
+// tokens, not by rows and chunks.
+template <class Body>
+void share_chunks(const std::vector<int64_t>& offsets, int64_t row_cost, int64_t step, int64_t batch, int64_t chunk,
+                  int part, int parts, Body body) {
+  const int64_t rows = static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t cost = offsets[rows] + row_cost * rows;  // of one token
+  const int64_t from = batch * cost * part / parts;
+  const int64_t to = batch * cost * (part + 1) / parts;
+  for (int64_t first = from / std::max(chunk * cost, int64_t{1}) * chunk; first * cost < to; first += chunk) {
+    const int64_t tokens = std::min(chunk, batch - first);
+    const int64_t begin = first * cost < from ? row_at(offsets, row_cost, step, (from - first * cost) / tokens) : 0;
+    const int64_t end = row_at(offsets, row_cost, step, (to - first * cost) / tokens);
+    if (begin < end) body(first, tokens, begin, end);
+  }
+}
+
+// The same for panels that take equal time: calls body(panel, begin, end).
 template <class Body>
 void share_panels(const std::vector<int64_t>& offsets, int64_t row_cost, int64_t step, int64_t panels, int part,
                   int parts, Body body) {
-  const int64_t rows = static_cast<int64_t>(offsets.size()) - 1;
-  const int64_t cost = offsets[rows] + row_cost * rows;  // of one panel
-  const int64_t from = panels * cost * part / parts;
-  const int64_t to = panels * cost * (part + 1) / parts;
-  if (cost == 0) return;
-  for (int64_t panel = from / cost; panel < panels && panel * cost < to; ++panel) {
-    const int64_t begin = panel * cost < from ? row_at(offsets, row_cost, step, from - panel * cost) : 0;
-    const int64_t end = row_at(offsets, row_cost, step, to - panel * cost);
-    if (begin < end) body(panel, begin, end);
-  }
+  share_chunks(offsets, row_cost, step, panels, 1, part, parts,
+               [&](int64_t panel, int64_t, int64_t begin, int64_t end) { body(panel, begin, end); });
 }
 
 }  // namespace sparsekit
