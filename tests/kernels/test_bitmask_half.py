@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from sparsekit.errors import FormatError
 from sparsekit.formats import Bitmask
 from sparsekit.kernels import KERNELS, Problem, choose
-from sparsekit.kernels.activation import ACTIVATIONS, APPLY
 from sparsekit.kernels.native import describe, extension
 from sparsekit.kernels.native.bitmask import BITMASK_MM_BF16, MOST_ROWS_BF16
 from sparsekit.mask import Mask
 from sparsekit.patterns import Unstructured
 from tests.kernels.test_extension import Guarded
 from tests.kernels.test_native import LAYOUTS, running
-from tests.numerics import assert_product, assert_within, bound_of
+from tests.kernels.test_native_half import check_what_follows
+from tests.numerics import assert_product
 from tests.weights import SPECIAL, random_mask, random_weight, same_bits, seeds
 
 HALF = torch.bfloat16
@@ -88,18 +88,8 @@ def test_inputs_of_any_strides_and_negated_ones(isa):
 
 @every_isa
 def test_the_result_is_rounded_once_whatever_follows(isa):
-    packed = pack(half(175, 40), 0.5)
-    x, bias, residual = half(17, 40, seed=1), half(175, seed=2), half(17, 350, seed=3)[:, ::2]
-    sums = x.double() @ packed.unpack().double().T + bias.double()
-    scale = x.double().abs() @ packed.unpack().double().abs().T + bias.double().abs()
-    for activation, added in itertools.product(ACTIVATIONS, (None, residual)):
-        with bound_on(isa):
-            y = BITMASK_MM_BF16.bind(packed, activation)(x, bias, *(() if added is None else (added,)))
-        active = APPLY[activation](sums)
-        exact = active + (0.0 if added is None else added.double())
-        # gelu is right to 3e-4 of itself; all else is fp32, but for the one rounding to 8 bits.
-        own = 3e-4 * active.abs() if activation == "gelu" else 3e-6 * sums.abs()
-        assert_within(y, exact, 1.13 * bound_of(scale, 40, torch.float32) + exact.abs() / 256 + own)
+    with bound_on(isa):
+        check_what_follows(BITMASK_MM_BF16.bind, pack(half(175, 40), 0.5))
 
 
 @every_isa
