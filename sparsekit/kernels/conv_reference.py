@@ -32,6 +32,8 @@ def convolve_with(weight: Tensor, convolution: Convolution) -> Multiply:
             with torch.autocast(device, enabled=False):
                 return run(x, bias)
         x, padding = padded_apart(x, convolution)
+        if x.shape[1] == 1:  # in either order; torch 2.13 on the CPU gets some wrong in that of channels_last
+            x = x.squeeze(1).contiguous().unsqueeze(1)
         return activated(F.conv2d(x, weight, bias, convolution.stride, padding, *rest), convolution.activation)
 
     return run

@@ -15,7 +15,7 @@ from sparsekit.formats import CSR, Dense
 from sparsekit.kernels import CONV_KERNELS, ConvKernel, Convolution, ConvProblem, choose
 from sparsekit.kernels.binding import select
 from sparsekit.kernels.conv_prepacked import DENSE_CONV_CHANNELS_LAST, DENSE_CONV_ONEDNN
-from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS
+from sparsekit.kernels.conv_reference import REFERENCE_CONV_KERNELS, convolve_with
 from sparsekit.kernels.convolution import in_order_of, memory_format_of
 from sparsekit.mask import Mask
 from tests.weights import random_weight
@@ -160,3 +160,10 @@ def test_results_lie_in_the_order_of_the_images():
 def test_the_tuple_ends_with_what_only_a_measurement_chooses():
     assert CONV_KERNELS[-2:] == (DENSE_CONV_ONEDNN, DENSE_CONV_CHANNELS_LAST)
     assert choose(ConvProblem(packed(PLAIN), PLAIN, (1, 5, 5)), CONV_KERNELS).name == "dense_conv_reference"
+
+
+def test_images_of_one_channel_in_channels_last():
+    x, weight = random_weight((1, 1, 5, 4)).to(memory_format=torch.channels_last), random_weight((1, 1, 4, 4), seed=1)
+    convolution = Convolution(1, (4, 4), (1, 3))
+    exact = torch.stack([(x[0, 0, top : top + 4] * weight[0, 0]).double().sum() for top in (0, 1)])
+    torch.testing.assert_close(convolve_with(weight, convolution)(x, None).flatten().double(), exact, rtol=0, atol=1e-5)
