@@ -9,6 +9,7 @@
 
 #include "core/cpu.h"
 #include "core/memory.h"
+#include "kernels/bits.h"
 #include "kernels/dispatch.h"
 #include "kernels/probe.h"
 
@@ -111,7 +112,7 @@ PYBIND11_MODULE(_C, m) {
                        const Memory& offsets_of, bool wide_offsets) {
         check_sizes("bitmask", {rows, columns});
         return new Bitmask({rows, columns, nnz, elements<float>("bitmask values", values, nnz),
-                            elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
+                            elements<uint16_t>("bitmask bits", bits, rows * bits_words(columns)),
                             offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
       }))
       .def("multiply", multiplied_by<Bitmask, Product>(&Bitmask::multiply), py::call_guard<py::gil_scoped_release>())
@@ -123,7 +124,7 @@ PYBIND11_MODULE(_C, m) {
                        const Memory& offsets_of, bool wide_offsets) {
         check_sizes("bitmask", {rows, columns});
         return new BitmaskHalf({rows, columns, nnz, elements<uint16_t>("bitmask values", values, nnz),
-                                elements<uint16_t>("bitmask bits", bits, rows * ((columns + 15) / 16)),
+                                elements<uint16_t>("bitmask bits", bits, rows * bits_words(columns)),
                                 offsets("bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets});
       }))
       .def("multiply", multiplied_by(&BitmaskHalf::multiply), py::call_guard<py::gil_scoped_release>());
@@ -187,7 +188,7 @@ PYBIND11_MODULE(_C, m) {
                        const Memory& offsets_of, bool wide_offsets, const Memory& scales) {
         check_sizes("int8_bitmask", {rows, columns});
         return new Int8Bitmask({rows, columns, nnz, elements<int8_t>("int8_bitmask values", values, nnz),
-                                elements<uint16_t>("int8_bitmask bits", bits, rows * ((columns + 15) / 16)),
+                                elements<uint16_t>("int8_bitmask bits", bits, rows * bits_words(columns)),
                                 offsets("int8_bitmask row_offsets", offsets_of, rows, wide_offsets), wide_offsets,
                                 elements<float>("int8 scales", scales, rows)});
       }))
