@@ -56,11 +56,11 @@ class Way:
 def time_ways(ways: Sequence[Way], x: Tensor, seconds: float) -> dict[Memory, dict[str, float]]:
     """Time all ways in the same rounds, first warm and then cold.
 
-    Warm is the same call in every round, and a short one repeated until it lasts 50 us: its weight is in whatever cache
-    the calls of the other ways have left it in. Cold is each single call after as much memory was read as pushes
-    everything out of the caches, then the activations, and then the same way was called on the first rows of the
-    weight: as in a model, whose weights come from memory while the layer before has just written the activations and
-    run the same code. Where a way has nothing for the first rows, its code comes from memory too.
+    Warm is each single call after the same call: what it finds in the caches does not depend on who else is in the
+    race. Cold is each single call after as much memory was read as pushes everything out of the caches, then the
+    activations, and then the same way was called on the first rows of the weight: as in a model, whose weights come
+    from memory while the layer before has just written the activations and run the same code. Where a way has nothing
+    for the first rows, its code comes from memory too.
 
     Threads that have no work go on looking for some for a while, and would take the cores from those of another
     library. So wherever calls of two libraries with threads of their own meet, the second waits until those have gone
@@ -78,18 +78,19 @@ def time_ways(ways: Sequence[Way], x: Tensor, seconds: float) -> dict[Memory, di
     evict = HOST.eviction(2 * cache_bytes(), x)
     assert evict is not None
 
-    def settled(way: Way) -> None:
-        time.sleep(SETTLE_S)
-        way.ready()
-
     def evicted(way: Way) -> None:
         evict()
         if way.own_threads:
             time.sleep(SETTLE_S)
         way.ready()
 
-    meeting = [way for last, way in zip((ways[-1], *ways), ways) if last.own_threads or way.own_threads]
+    def called(way: Way, last: Way) -> None:
+        if last.own_threads or way.own_threads:
+            time.sleep(SETTLE_S)
+        way.call()
+
+    neighbours = zip((ways[-1], *ways), ways)
     return {
-        "warm": fastest(calls, WARM_SHARE * seconds, {way.key: partial(settled, way) for way in meeting}),
+        "warm": fastest(calls, WARM_SHARE * seconds, {way.key: partial(called, way, last) for last, way in neighbours}),
         "cold": fastest(calls, (1 - WARM_SHARE) * seconds, {way.key: partial(evicted, way) for way in ways}),
     }
