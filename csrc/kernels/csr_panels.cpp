@@ -19,12 +19,8 @@ constexpr int64_t kRowCost = 4;
 constexpr int64_t kChunkRows = 64;
 // Lets the last rows of a chunk be transposed as a whole square.
 constexpr int64_t kSpareRows = 16;
-// Activations of a panel in one tile: about what the first-level cache holds.
-constexpr int64_t kTileBytes = 40 << 10;
 // Activations of a panel in one block: these stay in the second-level cache while chunks of the weight pass.
 constexpr int64_t kBlockBytes = 512 << 10;
-// Panels of up to so many vectors are narrow.
-constexpr int kNarrow = 2;
 // From this share of entries on whose column the row beside has too, loading it once for both pays.
 constexpr double kWorthPairing = 0.125;
 
@@ -220,17 +216,21 @@ CsrPanels::CsrPanels(const CsrParts& parts)
   const double density = cells > 0 ? static_cast<double>(parts.nnz) / cells : 1.0;
   const double share =
       parts.wide_indices ? paired_share<int32_t>(parts, offsets_) : paired_share<uint16_t>(parts, offsets_);
-  const int64_t line = kernels_->lanes * static_cast<int64_t>(sizeof(float));
-  // Long runs beside wide panels: the sums of a row are loaded and stored once a tile, each weight spread once a panel.
-  const int64_t columns = columns_with(16, density, 64, 512);
-  const int vectors = std::clamp(static_cast<int>(kTileBytes / (columns * line)), 3, kernels_->most_vectors);
   const bool pair = share >= kWorthPairing;
-  wide_.tiles = {columns, kBlockBytes / (vectors * line), vectors, pair};
-  narrow_.tiles = {columns_with(48, density, 256, 1024), kBlockBytes / (kNarrow * line), kNarrow, pair};
+  const auto tiles = [&](int64_t columns, int vectors) {
+    const int64_t line = vectors * kernels_->lanes * static_cast<int64_t>(sizeof(float));
+    return CsrTiles{columns, kBlockBytes / line, vectors, pair};
+  };
+  const int scale = 16 / kernels_->lanes;
+  // A run of entries has a cost of its own: the fewer vectors there are to an entry, the longer it has to be, and the
+  // more of a tile lies in the second-level cache.
+  made_[0].tiles = tiles(columns_with(192, density, 512, 2048), 1);
+  made_[1].tiles = tiles(columns_with(48, density, 256, 1024), 2);
+  made_[2].tiles = tiles(columns_with(28 * scale, density, 64 * scale, 192 * scale), kMostCsrVectors);
 }
 
 const CsrLayout& CsrPanels::layout_for(int64_t vectors) const {
-  const Made& made = vectors <= kNarrow ? narrow_ : wide_;
+  const Made& made = made_[std::clamp<int64_t>(vectors, 1, 3) - 1];
   std::call_once(made.once, [&] { made.layout = std::make_unique<CsrLayout>(parts_, offsets_, made.tiles); });
   return *made.layout;
 }

@@ -33,10 +33,13 @@ struct CsrPanel {
   int64_t first, tokens;
 };
 
+// Vectors of the widest panel: the sums of two rows and the rest of a loop fit in the registers of every instruction
+// set, and a tile that long runs need fits in the first-level cache.
+constexpr int kMostCsrVectors = 4;
+
 // One entry per instruction set.
 struct CsrPanelsKernels {
-  int lanes;         // tokens of a vector
-  int most_vectors;  // of a panel
+  int lanes;  // tokens of a vector
 
   // Columns [column, column + columns) of a panel's tokens, zero beyond these.
   void (*pack)(const Product&, int64_t column, int64_t columns, const CsrPanel&, float* to);
@@ -86,7 +89,7 @@ class CsrLayout {
   std::vector<Place> places_;  // of each chunk in each block
 };
 
-// A checked weight for many tokens: its own copies, one for wide panels and one for narrow ones, each made when it is
+// A checked weight for many tokens: its own copies, for panels of one vector, of two and of more, each made when it is
 // first needed. Does not own values and indices.
 class CsrPanels {
  public:
@@ -115,7 +118,7 @@ class CsrPanels {
   const CsrPanelsKernels* kernels_;
   const CsrPanelsKernels* short_kernels_;  // of half the lanes, for tokens that fill no more
   const ActivationKernels* activations_;
-  Made wide_, narrow_;
+  Made made_[3];  // for panels of one vector, of two, of more
 };
 
 }  // namespace sparsekit

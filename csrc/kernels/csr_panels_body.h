@@ -14,9 +14,6 @@ using sparsekit::CsrPanel;
 using sparsekit::CsrRuns;
 using sparsekit::Product;
 
-// Vectors of tokens in the widest panel: two rows' sums, two weights and an activation fit in the registers.
-constexpr int kMostVectors = kWidth == 16 ? 8 : 6;
-
 // A narrow panel needs several sets of sums to hide the latency of the multiply-add; a wide one fills it alone.
 template <int kVectors>
 constexpr int kChains = kVectors >= 3 ? 1 : 4 / kVectors;
@@ -26,6 +23,8 @@ using Sums = Vec[kChains<kVectors>][kVectors];
 
 // Entries that a narrow panel fetches ahead.
 constexpr int kAhead = 512;
+// Entries of one step of fetching: a line of values.
+constexpr int kFetched = 16;
 
 // `count` columns that kRows rows have, the values of a column side by side.
 template <int kVectors, int kRows>
@@ -44,17 +43,22 @@ SPARSEKIT_INLINE void add_run(const float* values, const uint16_t* columns, int 
       for (int r = 0; r < kRows; ++r) sums[r][chain][j] = Simd::fma(weight[r], line, sums[r][chain][j]);
     }
   };
+  constexpr int kSet = kChains<kVectors>;
   int p = 0;
-  for (; p + kChains<kVectors> <= count; p += kChains<kVectors>) {
-    if (kVectors <= 2) {
-      // A narrow panel passes over the weight faster than the processor fetches ahead on its own.
-      Simd::prefetch(values + p * kRows + kAhead);
+  if (kVectors <= 2) {
+    // A narrow panel passes over the weight faster than the processor fetches ahead on its own.
+    for (; p + kFetched <= count; p += kFetched) {
+      for (int line = 0; line < kRows; ++line) Simd::prefetch(values + p * kRows + kAhead + line * kFetched);
       Simd::prefetch(columns + p + kAhead);
+      SPARSEKIT_UNROLL
+      for (int i = 0; i < kFetched; ++i) add(p + i, i % kSet);
     }
-    SPARSEKIT_UNROLL
-    for (int c = 0; c < kChains<kVectors>; ++c) add(p + c, c);
   }
-  if (kChains<kVectors> > 1)
+  for (; p + kSet <= count; p += kSet) {
+    SPARSEKIT_UNROLL
+    for (int c = 0; c < kSet; ++c) add(p + c, c);
+  }
+  if (kSet > 1)
     for (; p < count; ++p) add(p, 0);
 }
 
@@ -124,8 +128,8 @@ void with_constant(int value, Body body) {
 }
 
 void multiply(const CsrChunk& w, const CsrPanel& panel, const float* bias, bool start, float* sums) {
-  with_constant<kMostVectors>(panel.vectors,
-                              [&](auto vectors) { multiply_of<vectors>(w, panel.x, bias, start, sums); });
+  with_constant<sparsekit::kMostCsrVectors>(panel.vectors,
+                                            [&](auto vectors) { multiply_of<vectors>(w, panel.x, bias, start, sums); });
 }
 
 // Writes the transposed sums.
@@ -154,6 +158,6 @@ void pack(const Product& product, int64_t column, int64_t columns, const CsrPane
   pack_panel(part, columns, panel.first, panel.tokens, panel.vectors * kWidth, to);
 }
 
-constexpr sparsekit::CsrPanelsKernels kCsrPanelsKernels = {kWidth, kMostVectors, pack, multiply, store};
+constexpr sparsekit::CsrPanelsKernels kCsrPanelsKernels = {kWidth, pack, multiply, store};
 
 }  // namespace
