@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "core/pages.h"
 #include "core/scratch.h"
@@ -19,8 +20,8 @@ constexpr int64_t kRowCost = 4;
 // Rows per share are a multiple of this, so that two threads never write one cache line of y.
 constexpr int64_t kRowStep = 16;
 // Rows that are sorted by length among themselves: enough for groups of nearly one length, few enough to share out.
-constexpr int64_t kWindow = 128;
-constexpr int64_t kWindowGroups = kWindow / kLockstepRows;
+constexpr int64_t kSorted = 128;
+constexpr int64_t kSortedGroups = kSorted / kLockstepRows;
 // Most columns that an index of a step counts.
 constexpr int64_t kMostColumns = 1 << 16;
 // Fill that lockstep may add, at most: a share of the entries, and as many as the end of a row costs otherwise.
@@ -44,48 +45,52 @@ const float* by_fours(const Product& product, int64_t columns, Scratch& scratch)
 CsrRows::CsrRows(const CsrParts& parts)
     : parts_(parts), kernels_(&best_csr_rows()), activations_(&best_activation()), offsets_(checked_csr(parts)) {
   order_rows();
-  if (worth_lockstep()) {
-    if (parts.wide_indices)
-      fill_groups<int32_t>();
-    else
-      fill_groups<uint16_t>();
-    return;
-  }
-  order_.clear();
-  const std::size_t entries = static_cast<std::size_t>(parts.nnz);
-  prefer_huge_pages(parts.values, sizeof(float) * entries);
-  prefer_huge_pages(parts.indices, (parts.wide_indices ? sizeof(int32_t) : sizeof(uint16_t)) * entries);
+  if (kernels_->multiply_windows != nullptr) windows_ = CsrWindows(parts, offsets_, order_);
 }
 
-// Sorts the rows of each window by length, the longest first, and counts the steps of their groups.
+// Sorts the rows of each stretch by length, the longest first.
 void CsrRows::order_rows() {
-  const int64_t windows = (parts_.rows + kWindow - 1) / kWindow;
-  order_.assign(static_cast<std::size_t>(windows * kWindow), -1);
+  order_.assign(static_cast<std::size_t>((parts_.rows + kSorted - 1) / kSorted * kSorted), -1);
   std::iota(order_.begin(), order_.begin() + parts_.rows, 0);
   const auto length = [this](int32_t row) { return offsets_[row + 1] - offsets_[row]; };
-  group_offsets_.assign(1, 0);
-  for (int64_t first = 0; first < parts_.rows; first += kWindow) {
-    const auto from = order_.begin() + first, to = order_.begin() + std::min(first + kWindow, parts_.rows);
-    std::stable_sort(from, to, [&](int32_t a, int32_t b) { return length(a) > length(b); });
-    for (int64_t at = first; at < first + kWindow; at += kLockstepRows)
-      group_offsets_.push_back(group_offsets_.back() + (order_[at] < 0 ? 0 : length(order_[at])));
-  }
+  for (int64_t first = 0; first < parts_.rows; first += kSorted)
+    std::stable_sort(order_.begin() + first, order_.begin() + std::min(first + kSorted, parts_.rows),
+                     [&](int32_t a, int32_t b) { return length(a) > length(b); });
 }
 
-bool CsrRows::worth_lockstep() const {
-  const double places = static_cast<double>(group_offsets_.back()) * kLockstepRows;
-  const double most = (1 + kMostFill) * static_cast<double>(parts_.nnz) + kRowEnd * static_cast<double>(parts_.rows);
-  return parts_.columns <= kMostColumns && parts_.nnz > 0 && places <= most;
+const CsrRows::Lockstep& CsrRows::lockstep() const {
+  std::call_once(once_, [this] {
+    Lockstep made;
+    made.offsets.assign(1, 0);
+    for (std::size_t at = 0; at < order_.size(); at += kLockstepRows) {
+      const int32_t longest = order_[at];
+      made.offsets.push_back(made.offsets.back() + (longest < 0 ? 0 : offsets_[longest + 1] - offsets_[longest]));
+    }
+    const double places = static_cast<double>(made.offsets.back()) * kLockstepRows;
+    const double most = (1 + kMostFill) * static_cast<double>(parts_.nnz) + kRowEnd * static_cast<double>(parts_.rows);
+    const std::size_t entries = static_cast<std::size_t>(parts_.nnz);
+    if (parts_.columns > kMostColumns || entries == 0 || places > most) {
+      prefer_huge_pages(parts_.values, sizeof(float) * entries);
+      prefer_huge_pages(parts_.indices, (parts_.wide_indices ? sizeof(int32_t) : sizeof(uint16_t)) * entries);
+      return;
+    }
+    if (parts_.wide_indices)
+      fill_steps<int32_t>(made);
+    else
+      fill_steps<uint16_t>(made);
+    lockstep_ = std::move(made);
+  });
+  return lockstep_;
 }
 
 template <class Index>
-void CsrRows::fill_groups() {
+void CsrRows::fill_steps(Lockstep& lockstep) const {
   const Index* indices = static_cast<const Index*>(parts_.indices);
-  steps_ = Paged<LockstepEntries>(static_cast<std::size_t>(group_offsets_.back()));
+  lockstep.steps = Paged<LockstepEntries>(static_cast<std::size_t>(lockstep.offsets.back()));
   for (std::size_t at = 0; at < order_.size(); ++at) {
     if (order_[at] < 0) continue;
     const std::size_t lane = at % kLockstepRows;
-    LockstepEntries* to = steps_.data() + group_offsets_[at / kLockstepRows];
+    LockstepEntries* to = lockstep.steps.data() + lockstep.offsets[at / kLockstepRows];
     for (int64_t p = offsets_[order_[at]]; p < offsets_[order_[at] + 1]; ++p, ++to) {
       to->values[lane] = parts_.values[p];
       to->columns[lane] = static_cast<uint16_t>(indices[p]);
@@ -94,10 +99,12 @@ void CsrRows::fill_groups() {
 }
 
 void CsrRows::multiply(const Product& product) const {
-  if (order_.empty())
-    multiply_rows(product);
+  if (!windows_.empty() && product.batch <= kMostWindowTokens)
+    multiply_windows(product);
+  else if (const Lockstep& found = lockstep(); !found.empty())
+    multiply_lockstep(found, product);
   else
-    multiply_groups(product);
+    multiply_rows(product);
 }
 
 void CsrRows::multiply_rows(const Product& product) const {
@@ -111,22 +118,49 @@ void CsrRows::multiply_rows(const Product& product) const {
   });
 }
 
-void CsrRows::multiply_groups(const Product& product) const {
-  static thread_local Scratch scratch;
-  const LockstepView w = {parts_.rows, parts_.columns, group_offsets_.data(), order_.data(), steps_.data()};
-  const float* x = product.batch == 1 ? nullptr : by_fours(product, parts_.columns, scratch);
-  const int64_t windows = static_cast<int64_t>(order_.size()) / kWindow;
-  const int64_t work = (group_offsets_.back() * kLockstepRows + kRowCost * parts_.rows) * product.batch;
-  parallel(work, windows, [&](int part, int parts) {
-    share_panels(group_offsets_, kRowCost, kWindowGroups, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
-      if (x == nullptr)
-        kernels_->multiply_groups(w, product, begin, end);
-      else
-        kernels_->multiply_groups_by_fours(w, product, x, begin, end);
+// Deals the groups of 16 rows to threads by cost, `offsets` before each group in units of `entries`, and finishes the
+// rows that body(begin, end) has multiplied.
+template <class Body>
+void CsrRows::share_groups(const std::vector<int64_t>& offsets, int64_t entries, const Product& product,
+                           Body body) const {
+  const int64_t stretches = static_cast<int64_t>(order_.size()) / kSorted;
+  const int64_t work = (offsets.back() * entries + kRowCost * parts_.rows) * product.batch;
+  parallel(work, stretches, [&](int part, int parts) {
+    share_panels(offsets, kRowCost, kSortedGroups, 1, part, parts, [&](int64_t, int64_t begin, int64_t end) {
+      body(begin, end);
       product.finish(*activations_, parts_.rows, 0, product.batch, begin * kLockstepRows,
                      std::min(end * kLockstepRows, parts_.rows));
     });
   });
+}
+
+void CsrRows::multiply_lockstep(const Lockstep& lockstep, const Product& product) const {
+  static thread_local Scratch scratch;
+  const LockstepView w = {parts_.rows, parts_.columns, lockstep.offsets.data(), order_.data(), lockstep.steps.data()};
+  const float* x = product.batch == 1 ? nullptr : by_fours(product, parts_.columns, scratch);
+  share_groups(lockstep.offsets, kLockstepRows, product, [&](int64_t begin, int64_t end) {
+    if (x == nullptr)
+      kernels_->multiply_groups(w, product, begin, end);
+    else
+      kernels_->multiply_groups_by_fours(w, product, x, begin, end);
+  });
+}
+
+void CsrRows::multiply_windows(const Product& product) const {
+  static thread_local Scratch scratch;
+  Product wide = product;
+  if (parts_.columns < kWindowColumns) {  // a window reads as many
+    float* x = scratch.floats(static_cast<std::size_t>(product.batch * kWindowColumns));
+    for (int64_t m = 0; m < product.batch; ++m) {
+      std::copy_n(product.x + m * product.x_stride, parts_.columns, x + m * kWindowColumns);
+      std::fill_n(x + m * kWindowColumns + parts_.columns, kWindowColumns - parts_.columns, 0.0f);
+    }
+    wide.x = x;
+    wide.x_stride = kWindowColumns;
+  }
+  const WindowView w = windows_.view(parts_.rows, order_);
+  share_groups(windows_.stages(), kWindowEntries, product,
+               [&](int64_t begin, int64_t end) { kernels_->multiply_windows(w, wide, begin, end); });
 }
 
 void CsrRows::multiply(const HalfProduct& product) const {

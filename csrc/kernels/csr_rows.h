@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "core/pages.h"
 #include "kernels/csr.h"
+#include "kernels/csr_windows.h"
 
 namespace sparsekit {
 
@@ -45,10 +47,15 @@ struct CsrRowsKernels {
   // The same with the activations of four tokens side by side: token m's of column k at
   // x[(m / 4 * columns + k) * 4 + m % 4].
   void (*multiply_groups_by_fours)(const LockstepView&, const Product&, const float* x, int64_t begin, int64_t end);
+  // The same for the groups [begin, end) of windows, up to kMostWindowTokens tokens of kWindowColumns columns at least;
+  // null where registers hold no window.
+  void (*multiply_windows)(const WindowView&, const Product&, int64_t begin, int64_t end);
 };
 
-// A checked weight for few tokens. It keeps its own copy, in lockstep. Rows whose lengths are too uneven for that, and
-// those of more columns than 16 bits count, are read where they are: values and indices are not owned.
+// A checked weight for few tokens. It keeps its own copies, each made when it is first needed: of windows for up to
+// kMostWindowTokens tokens, and in lockstep for more and where windows would stay too empty. Rows whose lengths are too
+// uneven for that, and those of more columns than 16 bits count, are read where they are: values and indices are not
+// owned.
 class CsrRows {
  public:
   explicit CsrRows(const CsrParts& parts);
@@ -56,21 +63,30 @@ class CsrRows {
   void multiply(const HalfProduct& product) const;
 
  private:
+  struct Lockstep {
+    std::vector<int64_t> offsets;  // steps before each group
+    Paged<LockstepEntries> steps;
+    bool empty() const { return offsets.empty(); }
+  };
+
   void order_rows();
-  bool worth_lockstep() const;
+  const Lockstep& lockstep() const;
   template <class Index>
-  void fill_groups();
+  void fill_steps(Lockstep& lockstep) const;
+  template <class Body>
+  void share_groups(const std::vector<int64_t>& offsets, int64_t entries, const Product& product, Body body) const;
   void multiply_rows(const Product& product) const;
-  void multiply_groups(const Product& product) const;
+  void multiply_lockstep(const Lockstep& lockstep, const Product& product) const;
+  void multiply_windows(const Product& product) const;
 
   CsrParts parts_;
   const CsrRowsKernels* kernels_;
   const ActivationKernels* activations_;
   std::vector<int64_t> offsets_;
-  // In lockstep:
   std::vector<int32_t> order_;
-  std::vector<int64_t> group_offsets_;
-  Paged<LockstepEntries> steps_;
+  CsrWindows windows_;
+  mutable std::once_flag once_;
+  mutable Lockstep lockstep_;
 };
 
 }  // namespace sparsekit

@@ -12,9 +12,13 @@ namespace {
 using sparsekit::CsrView;
 using sparsekit::kLockstepRows;
 using sparsekit::kLockstepTokens;
+using sparsekit::kWindowEntries;
+using sparsekit::kWindowRows;
+using sparsekit::kWindowSteps;
 using sparsekit::LockstepEntries;
 using sparsekit::LockstepView;
 using sparsekit::Product;
+using sparsekit::WindowView;
 
 // Four floats: the unit in which activations are gathered.
 #if defined(__AVX2__)
@@ -146,8 +150,9 @@ SPARSEKIT_INLINE void sum_group_of_four(const LockstepEntries* step, const Locks
 }
 
 // sums[r * stride] of the rows r of group n becomes one token's y.
-SPARSEKIT_INLINE void write_group(const LockstepView& w, const Product& product, int64_t n, int64_t token,
-                                  const float* sums, int stride) {
+template <class View>
+SPARSEKIT_INLINE void write_group(const View& w, const Product& product, int64_t n, int64_t token, const float* sums,
+                                  int stride) {
   for (int r = 0; r < kLockstepRows; ++r) {
     const int64_t row = w.order[n * kLockstepRows + r];
     if (row >= 0)
@@ -175,6 +180,74 @@ void multiply_groups_by_fours(const LockstepView& w, const Product& product, con
     }
 }
 
-constexpr sparsekit::CsrRowsKernels kCsrRowsKernels = {multiply_rows, multiply_groups, multiply_groups_by_fours};
+#if defined(__AVX512F__)
+// The activations that a window shows.
+struct Window {
+  __m512 part[4];
+
+  explicit Window(const float* x) {
+    SPARSEKIT_UNROLL
+    for (int i = 0; i < 4; ++i) part[i] = _mm512_loadu_ps(x + 16 * i);
+  }
+  // One of each lane; `upper` are the lanes whose column is in the upper half.
+  __m512 pick(__m512i place, __mmask16 upper) const {
+    return _mm512_mask_blend_ps(upper, _mm512_permutex2var_ps(part[0], place, part[1]),
+                                _mm512_permutex2var_ps(part[2], place, part[3]));
+  }
+};
+
+// y of a group's rows for all kTokens tokens.
+template <int kTokens>
+void sum_windows(const WindowView& w, const Product& product, int64_t n) {
+  // 16 KB of values, and the places that belong to them.
+  constexpr int64_t kAhead = 128, kSecondLevel = 2;
+  const float* x[kTokens];
+  __m512 sums[kTokens][kWindowSteps];
+  SPARSEKIT_UNROLL
+  for (int m = 0; m < kTokens; ++m) {
+    x[m] = product.x + m * product.x_stride;
+    SPARSEKIT_UNROLL
+    for (__m512& sum : sums[m]) sum = _mm512_setzero_ps();
+  }
+  for (int64_t s = w.offsets[n]; s < w.offsets[n + 1]; ++s) {
+    const float* values = w.values + s * kWindowEntries;
+    const uint8_t* places = w.places + s * kWindowEntries;
+    __builtin_prefetch(values + kAhead * kWindowEntries, 0, kSecondLevel);
+    __builtin_prefetch(values + kAhead * kWindowEntries + 16, 0, kSecondLevel);
+    __builtin_prefetch(places + kAhead * kWindowEntries, 0, kSecondLevel);
+    __m512i place[kWindowSteps];
+    SPARSEKIT_UNROLL
+    for (int i = 0; i < kWindowSteps; ++i)
+      place[i] = _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(places + i * kWindowRows)));
+    SPARSEKIT_UNROLL
+    for (int m = 0; m < kTokens; ++m) {
+      const Window window(x[m] + w.columns[s]);
+      SPARSEKIT_UNROLL
+      for (int i = 0; i < kWindowSteps; ++i)
+        sums[m][i] = _mm512_fmadd_ps(_mm512_load_ps(values + i * kWindowRows),
+                                     window.pick(place[i], _mm512_movepi32_mask(place[i])), sums[m][i]);
+    }
+  }
+  SPARSEKIT_UNROLL
+  for (int m = 0; m < kTokens; ++m) {
+    alignas(64) float total[kWindowRows];
+    _mm512_store_ps(total, _mm512_add_ps(sums[m][0], sums[m][1]));
+    write_group(w, product, n, m, total, 1);
+  }
+}
+
+void multiply_windows(const WindowView& w, const Product& product, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n)
+    if (product.batch == 2)
+      sum_windows<2>(w, product, n);
+    else if (product.batch == 1)
+      sum_windows<1>(w, product, n);
+}
+#else
+constexpr auto multiply_windows = nullptr;
+#endif
+
+constexpr sparsekit::CsrRowsKernels kCsrRowsKernels = {multiply_rows, multiply_groups, multiply_groups_by_fours,
+                                                       multiply_windows};
 
 }  // namespace
