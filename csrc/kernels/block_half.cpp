@@ -57,8 +57,8 @@ bool agree(const BlockHalfKernels& a, const BlockHalfKernels& b) {
     Aligned<float> all(static_cast<std::size_t>((kTokens + kernels->width) * kLanes));
     kernels->begin();
     kernels->pack(product, 2 * kWords, 0, kTokens, panel.data());
-    kernels->multiply({kLanes, kLanes, weights.data(), words, offsets, row}, panel.data(), kTokens, 0, 1, all.data(),
-                      kLanes);
+    kernels->multiply({kLanes, kLanes, kLanes, weights.data(), words, offsets, row}, panel.data(), kTokens, 0, 1,
+                      all.data(), kLanes);
     kernels->end();
     found.assign(all.data(), all.data() + kTokens * kLanes);
   }
@@ -152,7 +152,7 @@ void BlockHalf::multiply(const HalfProduct& product) const {
 }
 
 void BlockHalf::multiply_chunk(const HalfProduct& product, const Sizes& size, const Chunk& chunk, float* sums) const {
-  const BlockHalfView w = {block_rows_, lanes_, weights_.data(), words_.data(), offsets_.data(), size.words};
+  const BlockHalfView w = {rows_, block_rows_, lanes_, weights_.data(), words_.data(), offsets_.data(), size.words};
   float* panels = sums + size.panel * size.stride;
   const int64_t shares = (chunk.tokens + size.panel - 1) / size.panel;
   // Vectors take panels of equal size, or nearly so, tiles whole ones and what is left.

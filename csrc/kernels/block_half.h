@@ -22,6 +22,7 @@ inline int64_t panel_words(int64_t columns, int64_t run) {
 }
 
 struct BlockHalfView {
+  int64_t rows;
   int64_t block_rows, lanes;  // outputs of a block row; rounded up to whole vectors
   // The words of one block row for each of its vectors of outputs, at most `BlockHalfKernels::vectors` side by side:
   // [strip][word][lane of the strip]. On a cache line.

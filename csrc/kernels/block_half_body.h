@@ -82,11 +82,52 @@ void multiply_tokens(const Strip& strip, const float* panel, int64_t tokens, flo
                                   [&](auto count) { multiply_strip<kVectors, count>(strip, panel, sums, stride); });
 }
 
+// Outputs that share each line of tokens.
+constexpr int kLast = 4;
+
+// The last outputs of the matrix where they would fill less than half a vector: vectors run along the tokens instead.
+// `wide` lanes of the strip lie side by side.
+void multiply_last(const Strip& strip, int64_t wide, int64_t outputs, const float* panel, int64_t tokens, float* sums,
+                   int64_t stride) {
+  for (int64_t first = 0; first < outputs; first += kLast)
+    for (int64_t m = 0; m < tokens; m += kWidth) {
+      int64_t at[kLast];
+      Vec sum[kLast], other[kLast];  // of every second word, to hide the latency of the multiply-add
+      for (int r = 0; r < kLast; ++r) {
+        at[r] = first + r < outputs ? first + r : first;  // beyond them, one is computed again
+        sum[r] = other[r] = Simd::zero();
+      }
+      const auto add = [&](int64_t p, Vec* to) {
+        const Vec line = Simd::loadu(panel + static_cast<int64_t>(strip.words[p]) * tokens + m);
+        SPARSEKIT_UNROLL
+        for (int r = 0; r < kLast; ++r) to[r] = Simd::mac_pair(line, strip.weights + p * wide + at[r], to[r]);
+      };
+      int64_t p = 0;
+      for (; p + 2 <= strip.count; p += 2) {
+        add(p, sum);
+        add(p + 1, other);
+      }
+      if (p < strip.count) add(p, sum);
+      for (int r = 0; r < kLast; ++r) sum[r] = Simd::add(sum[r], other[r]);
+      alignas(64) float of_tokens[kWidth];
+      for (int r = 0; r < kLast && first + r < outputs; ++r) {
+        Simd::store(of_tokens, sum[r]);
+        for (int64_t t = 0; t < kWidth && m + t < tokens; ++t) sums[(m + t) * stride + first + r] = of_tokens[t];
+      }
+    }
+}
+
 void multiply(const BlockHalfView& w, const float* panel, int64_t tokens, int64_t begin, int64_t end, float* sums,
               int64_t stride) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t from = w.offsets[row], count = w.offsets[row + 1] - from;
     float* at = sums + (row - begin) * w.block_rows;
+    const int64_t outputs = w.rows - row * w.block_rows;
+    if (outputs < w.block_rows && 2 * outputs < kWidth) {
+      const int64_t wide = w.lanes < kStripVectors * kWidth ? w.lanes : kStripVectors * kWidth;
+      multiply_last({w.weights + from * w.lanes, w.words + from, count}, wide, outputs, panel, tokens, at, stride);
+      continue;
+    }
     for (int64_t lane = 0; lane < w.lanes;) {
       const Strip strip = {w.weights + from * w.lanes + lane * count, w.words + from, count};
       if (w.lanes == kWidth)
