@@ -111,7 +111,10 @@ void Int8BlockCsr::place(const Int8Source& source, const float* scales) {
 
 void Int8BlockCsr::multiply(const Product& product) const {
   static thread_local Scratch shared;
-  const int64_t chunk = even_chunk(product.batch, kChunkBytes / std::max<int64_t>(padded_, 1), kInt8Panel);
+  // Each thread multiplies the tokens that it has rounded, where there are enough for all threads.
+  const int64_t fitting = kChunkBytes / std::max<int64_t>(padded_, 1), threads = omp_get_max_threads();
+  const int64_t chunk =
+      even_chunk(product.batch, std::min(fitting, (product.batch + threads - 1) / threads), kInt8Panel);
   const int64_t panels = (product.batch + kInt8Panel - 1) / kInt8Panel;
   const int64_t panel_bytes = rounded_up(padded_ * kInt8Panel, 64);
   float* steps = shared.floats(static_cast<std::size_t>(panels * kInt8Panel + panels * panel_bytes / 4));
