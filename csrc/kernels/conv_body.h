@@ -61,7 +61,10 @@ void store_sums(const Targets<Fp32>& targets, const ConvPanel& panel, int64_t fi
   for (int64_t r = 0; r < rows && r < kOutputsAhead; ++r) targets.prefetch(panel, first_row + r);
   for (int64_t r = 0; r < rows; ++r) {
     if (r + kOutputsAhead < rows) targets.prefetch(panel, first_row + r + kOutputsAhead);
-    targets.store(panel, first_row + r, kRows, sums + r * kRows * kWidth);
+    Vec sum[kRows];
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[j] = Simd::load(sums + (r * kRows + j) * kWidth);
+    targets.store<kRows>(panel, first_row + r, sum);
   }
 }
 

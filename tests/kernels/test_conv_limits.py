@@ -117,3 +117,17 @@ def test_one_bound_weight_serves_many_sizes():
     for high in (*range(3, 24), 3, 11):
         x = random_weight((1, 3, high, 2 * high), seed=high)
         assert_convolution(multiply(x, None), x, weight, convolution)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), Block(4, 1), KernelSlice()], ids=str)
+@pytest.mark.parametrize("side", [1, 3])
+def test_threads_share_out_everything(pattern, side):
+    """Some outputs each, where planes are small; some images each, where there are many; or some strips each."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 3, 5):
+            torch.set_num_threads(threads)
+            for channels, outputs, size in ((5, 900, (1, 14, 14)), (40, 70, (1, 30, 33)), (7, 66, (6, 15, 9))):
+                assert run(pattern, Convolution(channels, (side, side)), size, outputs) is None
+    finally:
+        torch.set_num_threads(before)
