@@ -13,7 +13,7 @@ from sparsekit.formats.base import Format, Refusal
 from sparsekit.formats.bits import unpack_fields
 from sparsekit.kernels.base import Problem
 from sparsekit.kernels.gpu import Gpu, refuses_sizes
-from sparsekit.kernels.triton.few import MOST_SPLITS, refuses_batch, shared, splits_for
+from sparsekit.kernels.triton.few import CHUNK, MOST_SPLITS, refuses_batch, shared, splits_for
 from sparsekit.kernels.triton.launch import FLOATS, Launch, precision_of, refuses
 from sparsekit.kernels.triton.tile import Tile
 from sparsekit.kernels.triton.tiled import Operands, Tiling, tiled_kernel
@@ -34,11 +34,13 @@ class Tiles:
 
     Args:
         packed: the weight.
+        values: int32 ``(words,)``: the values' bits, halves in words of two, with zeros added up to whole chunks of 8.
         maps: int8 ``(rows, 32 tiles)``: the bits, with zeros added.
         starts: int32 ``(rows, tiles)``: the place of the first value of each tile.
     """
 
     packed: Bitmask
+    values: Tensor
     maps: Tensor
     starts: Tensor
 
@@ -49,7 +51,9 @@ def _prepare(packed: Format) -> Tiles:
     maps = F.pad(maps, (0, -maps.shape[1] % (COLUMNS // 8)))
     counts = unpack_fields(maps, 1, 8 * maps.shape[1]).reshape(packed.rows, -1, COLUMNS).sum(dim=2)
     starts = packed.row_offsets[:-1].unsqueeze(1) + counts.cumsum(1) - counts
-    return Tiles(packed, maps.view(torch.int8), starts.to(torch.int32))
+    spare = -packed.values.shape[0] % CHUNK
+    values = F.pad(packed.values, (0, spare)) if spare else packed.values
+    return Tiles(packed, values.view(torch.int32), maps.view(torch.int8), starts.to(torch.int32))
 
 
 def tiles_few(problem: Problem, gpu: Gpu) -> list[Tile]:
@@ -86,7 +90,7 @@ def _launches(program: str, prepared: Tiles, operands: Operands, tile: Tile, con
     grid = (-(-packed.rows // tile.outputs), -(-x.shape[0] // tile.tokens), tile.splits)
 
     def launch(part: Operands) -> Launch:
-        tensors = (x, packed.values, prepared.maps, prepared.starts, part.bias, part.y)
+        tensors = (x, prepared.values, prepared.maps, prepared.starts, part.bias, part.y)
         sizes = (x.shape[0], packed.rows, packed.columns, x.stride(0), prepared.starts.shape[1])
         own = {"TOKENS": tile.tokens, "OUTPUTS": tile.outputs, "ACTIVATION": part.activation, **constants}
         return Launch(program, grid, (*tensors, *sizes), {**own, "num_warps": tile.warps, "num_stages": tile.stages})
@@ -109,9 +113,8 @@ BITMASK_MV = tiled_kernel(
     Tiling(_prepare, tiles_few, launches_few),
 )
 """Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once per 4 tokens; 2 FLOP per weight
-and token. About 15 instructions per weight, stored or not, for one token and 20 for four, by the machine code for
-sm_90: the fewer weights are stored, the less of the saved memory shows. Values come one by one through the first-level
-cache.
+and token. About 19 instructions per weight, stored or not, for one token and 24 for four, by the machine code for
+sm_90: the fewer weights are stored, the less of the saved memory shows.
 """
 
 BITMASK_MM = tiled_kernel(
@@ -121,6 +124,6 @@ BITMASK_MM = tiled_kernel(
     Tiling(_prepare, tiles_many, launches_many),
 )
 """Cost: 2 bytes per stored value in bfloat16 and 9/64 of a byte per weight, once for up to 32 tokens; 2 FLOP per weight
-and token on the tensor cores. About 15 instructions per weight, stored or not, for up to 16 tokens, by the machine code
+and token on the tensor cores. About 19 instructions per weight, stored or not, for up to 16 tokens, by the machine code
 for sm_90.
 """

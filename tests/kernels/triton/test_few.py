@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparsekit.formats import NMPacked
+from sparsekit.formats import Bitmask, NMPacked
 from sparsekit.kernels import Problem
 from sparsekit.kernels.activation import APPLY
 from sparsekit.kernels.gpu import H100, Gpu
@@ -143,6 +143,25 @@ def test_weights_that_fill_chunks_are_not_copied(device):
     assert prepared.positions.data_ptr() == packed.positions.data_ptr()
     packed, _ = packed_of(DELTA_MV, (16, 64), torch.bfloat16, device)
     assert DELTA_MV.tiling.prepare(packed).values.data_ptr() == packed.values.data_ptr()
+    for columns, copied in ((64, False), (63, True)):
+        packed, _ = packed_of(BITMASK_MV, (1, columns), torch.bfloat16, device, sparsity=0.0)
+        assert (BITMASK_MV.tiling.prepare(packed).values.data_ptr() != packed.values.data_ptr()) is copied
+
+
+@pytest.mark.parametrize("kernel", [BITMASK_MV, BITMASK_MM], ids=lambda k: k.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("before", range(8))
+def test_a_bitmask_row_begins_anywhere_in_a_chunk_and_reads_no_other_row(kernel, dtype, before, device):
+    keep = torch.ones(4, 300, dtype=torch.bool)
+    keep[0, before:] = False
+    keep[2, 1::2] = False
+    keep[3, 8:] = False
+    weight = random_weight((4, 300), dtype)
+    weight[0] = torch.nan
+    packed = Bitmask.pack(weight.to(device), Mask(keep.to(device)))
+    x = random_weight((3, 300), dtype, 1).to(device)
+    y = kernel.bind(packed)(x, None)
+    assert_product(y[:, 1:], x, (weight * keep)[1:].to(device))
 
 
 @pytest.mark.parametrize("gpu", [H100, H200, A100], ids=lambda g: g.name)
@@ -207,7 +226,9 @@ def test_compiles(capability):
     vector, short, bits, matrix, spread = found
     assert count(vector, "LDG.E.128") == 4 + 2, "the values of 4 rows, and 16 inputs"
     assert count(short, "LDG.E.128") == 4, "the values of 4 rows"
-    assert count(bits, "LDG.E.128") == 1, "8 inputs"
+    assert count(bits, "LDG.E.128") == 2 * 4 + 1, "the two chunks that may hold values of 4 rows, and 8 inputs"
+    for case in (bits, spread):
+        assert count(case, "LDG.E.U16") == 0, "no value comes on its own"
     for case in (vector, short, bits):
         assert count(case, "BAR") == 0, case["name"]
         assert count(case, "LDS") <= 1, case["name"]
