@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from sparsekit.formats.base import Refusal
+from sparsekit.formats.base import Format, Refusal
 from sparsekit.kernels.base import PackedProblem
 
 OLDEST = (8, 0)
@@ -21,6 +21,9 @@ DEVICES = ("cuda",)
 
 BACKENDS = ("triton", "cuda", "cusparselt")
 """The last words of the names of kernels for GPUs."""
+
+ALIGNED_BYTES = 16
+"""What one load of a lane takes, at most, from a multiple of as many bytes on."""
 
 MOST_BATCH = 2**31 - 2**10
 """Tokens or images, at most: a tile may reach beyond the last one."""
@@ -100,11 +103,23 @@ def refuses_gpu(
     if problem.dtype not in dtypes:
         runs, asked = (", ".join(str(d).removeprefix("torch.") for d in of) for of in (dtypes, (problem.dtype,)))
         return Refusal(f"it runs {runs}, not {asked}")
+    return _refuses_batch(problem) or _refuses_parts(problem.packed)
+
+
+def _refuses_batch(problem: PackedProblem) -> Refusal | None:
     batch = problem.key[0] if isinstance(problem.key, tuple) else problem.key
     assert isinstance(batch, int)
     if not problem.packed.rows or not problem.packed.columns or not batch:
         return Refusal("it needs a weight and a batch that are not empty")
     return Refusal(f"it counts in 32 bits, and {batch} are too many at once") if batch > MOST_BATCH else None
+
+
+def _refuses_parts(packed: Format) -> Refusal | None:
+    for name, part in packed.tensors().items():
+        if not part.is_contiguous() or part.data_ptr() % ALIGNED_BYTES:
+            lie = f"lie end to end from a multiple of {ALIGNED_BYTES} bytes on"
+            return Refusal(f"it reads parts that {lie}, as those of a clone do, and {name} does not")
+    return None
 
 
 def runs_elsewhere(kernel: str, device: torch.device) -> bool:

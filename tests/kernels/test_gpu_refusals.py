@@ -1,5 +1,7 @@
 """What every kernel for GPUs refuses before anything is launched, and what it is spared."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,32 @@ def test_an_old_gpu_is_refused(kernel, on):
 def test_no_batch_is_refused(kernel, on):
     on(H100)
     assert str(kernel.refuses(problem_for(kernel, batch=0))) == "it needs a weight and a batch that are not empty"
+
+
+def beside(part):
+    """The same numbers, one element away from the beginning of their memory."""
+    moved = torch.empty(part.numel() + 1, dtype=part.dtype)[1:].view(part.shape)
+    return moved.copy_(part)
+
+
+def apart(part):
+    """The same numbers, not end to end."""
+    return torch.stack((part, part), dim=-1)[..., 0]
+
+
+@pytest.mark.parametrize("kernel", FOR_GPUS, ids=lambda k: k.name)
+@pytest.mark.parametrize("laid", [beside, apart])
+def test_parts_that_lie_otherwise_are_refused(kernel, laid, on):
+    on(H100)
+    problem = problem_for(kernel)
+    filled = {name: part for name, part in problem.packed.tensors().items() if part.numel()}
+    for name, part in filled.items():
+        assert kernel.refuses(replace(problem, packed=replace(problem.packed, **{name: part.clone()}))) is None
+        lying = replace(problem, packed=replace(problem.packed, **{name: laid(part)}))
+        assert str(kernel.refuses(lying)) == (
+            "it reads parts that lie end to end from a multiple of 16 bytes on, as those of a clone do, and "
+            f"{name} does not"
+        )
 
 
 @pytest.mark.parametrize("kernel", FOR_GPUS, ids=lambda k: k.name)
