@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+WARM_CALLS = 3
+"""Calls of a way before it is timed warm: the C library hands out freed pieces of one size in turns, and only after as
+many was all that a result can lie in written by the same way."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _ALL = 1 << 30
@@ -24,6 +29,12 @@ def keep_memory() -> None:
         return
     for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
         mallopt(threshold, _ALL)
+
+
+def warming(call: Callable[[], object]) -> None:
+    """Bring the caches to where repeated calls of ``call`` find them."""
+    for _ in range(WARM_CALLS):
+        call()
 
 
 @cache

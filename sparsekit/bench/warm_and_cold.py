@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from sparsekit.bench.memory import cache_bytes
+from sparsekit.bench.memory import cache_bytes, warming
 from sparsekit.kernels.timing import HOST, fastest
 
 Memory = Literal["warm", "cold"]
@@ -56,7 +56,7 @@ class Way:
 def time_ways(ways: Sequence[Way], x: Tensor, seconds: float) -> dict[Memory, dict[str, float]]:
     """Time all ways in the same rounds, first warm and then cold.
 
-    Warm is each single call after the same call: what it finds in the caches does not depend on who else is in the
+    Warm is each single call after a few of the same: what it finds in the caches does not depend on who else is in the
     race. Cold is each single call after as much memory was read as pushes everything out of the caches, then the
     activations, and then the same way was called on the first rows of the weight: as in a model, whose weights come
     from memory while the layer before has just written the activations and run the same code. Where a way has nothing
@@ -87,7 +87,7 @@ def time_ways(ways: Sequence[Way], x: Tensor, seconds: float) -> dict[Memory, di
     def called(way: Way, last: Way) -> None:
         if last.own_threads or way.own_threads:
             time.sleep(SETTLE_S)
-        way.call()
+        warming(way.call)
 
     neighbours = zip((ways[-1], *ways), ways)
     return {

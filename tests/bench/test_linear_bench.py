@@ -237,7 +237,7 @@ def test_a_cold_call_finds_all_but_the_weight_in_the_caches_and_a_warm_one_what_
     }
     (warm_s, warm), (cold_s, cold) = told
     assert (warm_s, cold_s) == pytest.approx((4.0, 6.0))
-    assert warm == {"a 0.0": ["A"], "b 0.5": ["B"], "c 0.5": ["C"]}
+    assert warm == {"a 0.0": ["A"] * 3, "b 0.5": ["B"] * 3, "c 0.5": ["C"] * 3}
     emptied = (2 * 1024, x)
     assert cold == {"a 0.0": [emptied, "a"], "b 0.5": [emptied, "b"], "c 0.5": [emptied]}
 
@@ -249,13 +249,13 @@ def test_calls_wait_where_threads_of_two_libraries_meet(monkeypatch):
     ways = [Way(name, 0.0, hear(name.upper()), hear(name), own_threads=name in "cd") for name in "abcde"]
     time_ways(ways, x, 1.0)
     warm, cold = told[0][1], told[1][1]
-    waited = {f"{name} 0.0": [SETTLE_S, name.upper()] for name in "cde"}
-    assert warm == {"a 0.0": ["A"], "b 0.0": ["B"], **waited}
+    waited = {f"{name} 0.0": [SETTLE_S, *3 * name.upper()] for name in "cde"}
+    assert warm == {"a 0.0": ["A"] * 3, "b 0.0": ["B"] * 3, **waited}
     assert {name for name, heard in cold.items() if SETTLE_S in heard} == {"c 0.0", "d 0.0"}
     assert cold["c 0.0"] == [(2 * 1024, x), SETTLE_S, "c"]
     told.clear()
     time_ways(ways[1:3], x, 1.0)
-    assert told[0][1] == {"b 0.0": [SETTLE_S, "B"], "c 0.0": [SETTLE_S, "C"]}
+    assert told[0][1] == {"b 0.0": [SETTLE_S, *"BBB"], "c 0.0": [SETTLE_S, *"CCC"]}
 
 
 def test_the_first_rows_are_multiplied_by_the_same_kernels_and_share_no_memory(monkeypatch):
