@@ -12,8 +12,8 @@ namespace {
 // Work of a block row beside its weights, in units of vectors or kernels.
 constexpr int64_t kRowCost = 2;
 
-// Rows of a chunk of slices.
-constexpr int64_t kMostChunkRows = 48;
+// Rows of a chunk of slices, whose sums take most of the first-level cache.
+constexpr int64_t kChunkRows = 64;
 
 }  // namespace
 
@@ -39,10 +39,8 @@ ConvBlocks::ConvBlocks(const BlockPlaces& places, const void* values, bool bf16,
 
 void ConvBlocks::fill_slices(const BlockPlaces& places, const std::vector<int64_t>& offsets, const uint32_t* values) {
   // At stride 2 an output row reads twice the lines, which the second-level cache would deliver too slowly for each
-  // row: then as many rows share them as make about four kernels of a channel, and as have sums that stay in the first
-  // level.
-  const int64_t wanted = 4 * rows_ * shape_.channels / std::max<int64_t>(1, places.blocks);
-  chunk_rows_ = shape_.stride[0] == 1 ? 1 : std::clamp<int64_t>(wanted, 1, kMostChunkRows);
+  // row: then the rows of a chunk share them.
+  chunk_rows_ = shape_.stride[0] == 1 ? 1 : kChunkRows;
   for (int64_t first = 0; first < rows_; first += chunk_rows_) {
     offsets_.push_back(static_cast<int64_t>(columns_.size()));
     std::vector<int64_t> order;

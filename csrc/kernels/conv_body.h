@@ -87,15 +87,14 @@ void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* su
   store_sums<kRows>(targets, panel, w.first_row, w.rows, sums);
 }
 
-// Adds one kernel of 3 x 3 weights: each input line is loaded once for the output rows that read it. kStep is the
-// stride.
-template <int kRows, int kStep>
-SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) {
+// Adds one kernel of 3 x 3 weights for each of kOutputs outputs that read the same channel: each input line is loaded
+// once for them and for the output rows that read it. kStep is the stride.
+template <int kRows, int kStep, int kOutputs>
+SPARSEKIT_INLINE void add_slices(const float* weights, const float* x, Vec (*sum)[kRows]) {
   constexpr int kPhases = kStep == 1 ? 1 : 2;  // of the input rows that the three taps of a column read
   constexpr int kPhaseLines = kRows + 2 / kStep;
   SPARSEKIT_UNROLL
   for (int c = 0; c < 3; ++c) {
-    const Vec first = Simd::set1(weights[c]), second = Simd::set1(weights[3 + c]), third = Simd::set1(weights[6 + c]);
     const float* column = x + c * kPhases * kPhaseLines * kWidth;
     // Line i is the input row that the first tap of output row i reads; the third reads the same, 2 rows later.
     Vec line[kPhaseLines];
@@ -104,13 +103,21 @@ SPARSEKIT_INLINE void add_slice(const float* weights, const float* x, Vec* sum) 
       line[i] = Simd::load(column + i * kWidth);
       Simd::hold(line[i]);
     }
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(first, line[j], sum[j]);
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j)
-      sum[j] = Simd::fma(second, kStep == 1 ? line[j + 1] : Simd::load(column + (kPhaseLines + j) * kWidth), sum[j]);
-    SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = Simd::fma(third, line[j + 2 / kStep], sum[j]);
+    const auto add = [&](int tap, const Vec* read) SPARSEKIT_INLINED {
+      SPARSEKIT_UNROLL
+      for (int o = 0; o < kOutputs; ++o) {
+        const Vec weight = Simd::set1(weights[9 * o + 3 * tap + c]);
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) sum[o][j] = Simd::fma(weight, read[j], sum[o][j]);
+      }
+    };
+    add(0, line);
+    add(2, line + 2 / kStep);
+    if (kStep > 1) {
+      SPARSEKIT_UNROLL
+      for (int j = 0; j < kRows; ++j) line[j] = Simd::load(column + (kPhaseLines + j) * kWidth);
+    }
+    add(1, kStep == 1 ? line + 1 : line);
   }
 }
 
@@ -121,16 +128,36 @@ void multiply_slice_rows(const ConvSlices& w, const ConvPanel& panel, int64_t be
   for (int64_t row = begin; row < end; ++row) {
     if (row + 2 < end) targets.prefetch(panel, row + 2);
     const Vec start = bias_of(panel, row);
-    Vec sum[kRows];
+    Vec sum[1][kRows];
     SPARSEKIT_UNROLL
-    for (int j = 0; j < kRows; ++j) sum[j] = start;
+    for (int j = 0; j < kRows; ++j) sum[0][j] = start;
     for (int64_t p = w.offsets[row]; p < w.offsets[row + 1]; ++p)
-      add_slice<kRows, 1>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
-    targets.store<kRows>(panel, row, sum);
+      add_slices<kRows, 1, 1>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
+    targets.store<kRows>(panel, row, sum[0]);
   }
 }
 
-// Channel by channel: the sums of all rows of a chunk stay in the first-level cache.
+// Adds the kernels of kOutputs rows of a chunk, which read the same channel, to their sums.
+template <int kRows, int kOutputs>
+SPARSEKIT_INLINE void add_to_rows(const float* weights, const float* x, const uint16_t* rows, float* sums) {
+  float* at[kOutputs];
+  Vec sum[kOutputs][kRows];
+  SPARSEKIT_UNROLL
+  for (int o = 0; o < kOutputs; ++o) {
+    at[o] = sums + rows[o] * kRows * kWidth;
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) sum[o][j] = Simd::load(at[o] + j * kWidth);
+  }
+  add_slices<kRows, 2, kOutputs>(weights, x, sum);
+  SPARSEKIT_UNROLL
+  for (int o = 0; o < kOutputs; ++o) {
+    SPARSEKIT_UNROLL
+    for (int j = 0; j < kRows; ++j) Simd::store(at[o] + j * kWidth, sum[o][j]);
+  }
+}
+
+// Channel by channel: the sums of all rows of a chunk stay in the first-level cache. Rows are taken two at a time where
+// registers hold the sums of two.
 template <int kRows>
 void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t begin, int64_t end, float* sums) {
   const Targets<Fp32> targets(panel);
@@ -138,14 +165,18 @@ void multiply_slice_chunks(const ConvSlices& w, const ConvPanel& panel, int64_t 
     const int64_t first = chunk * w.chunk_rows;
     const int64_t rows = w.rows - first < w.chunk_rows ? w.rows - first : w.chunk_rows;
     start_sums<kRows>(panel, first, rows, sums);
-    for (int64_t p = w.offsets[chunk]; p < w.offsets[chunk + 1]; ++p) {
-      float* at = sums + w.row[p] * kRows * kWidth;
-      Vec sum[kRows];
-      SPARSEKIT_UNROLL
-      for (int j = 0; j < kRows; ++j) sum[j] = Simd::load(at + j * kWidth);
-      add_slice<kRows, 2>(w.values + p * 9, panel.lines + static_cast<int64_t>(w.lines[p]) * kWidth, sum);
-      SPARSEKIT_UNROLL
-      for (int j = 0; j < kRows; ++j) Simd::store(at + j * kWidth, sum[j]);
+    const float* weights = w.values + w.offsets[chunk] * 9;
+    const int32_t* lines = w.lines + w.offsets[chunk];
+    const uint16_t* row = w.row + w.offsets[chunk];
+    for (int64_t left = w.offsets[chunk + 1] - w.offsets[chunk]; left > 0;) {
+      const float* x = panel.lines + static_cast<int64_t>(*lines) * kWidth;
+      const bool two = kWidth == 16 && left > 1 && lines[0] == lines[1];
+      if (two)
+        add_to_rows<kRows, 2>(weights, x, row, sums);
+      else
+        add_to_rows<kRows, 1>(weights, x, row, sums);
+      const int64_t done = two ? 2 : 1;
+      weights += done * 9, lines += done, row += done, left -= done;
     }
     store_sums<kRows>(targets, panel, first, rows, sums);
   }

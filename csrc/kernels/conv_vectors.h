@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/conv.h"
+#include "kernels/conv_pack.h"
 #include "kernels/conv_store.h"
 #include "simd/constant.h"
 #include "simd/unroll.h"

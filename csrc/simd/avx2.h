@@ -63,12 +63,20 @@ struct Simd {
       if (chosen >> i & 1) out[i] = p[i * step];
     return load(out);
   }
+  // Lane i of out[k] is p[2 * i + k], for k < 3.
+  static void load_second(const float* p, const Steps* chosen, Vec* out) {
+    for (int k = 0; k < 3; ++k) out[k] = load_steps(p + k, 2, chosen[k]);
+  }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
   static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps lanes) {
     alignas(32) uint32_t out[kWidth] = {};
     for (int i = 0; i < kWidth; ++i)
       if (holds(lanes, i)) out[i] = p[i * step] | (q == nullptr ? 0u : static_cast<uint32_t>(q[i * step]) << 16);
     return loadu(reinterpret_cast<const float*>(out));
+  }
+  // Lane i of out[k] is the pair of halves (p[2 * i + k], q[2 * i + k]), for k < 3; a null q is 0.
+  static void load_second_pairs(const uint16_t* p, const uint16_t* q, const Steps* chosen, Vec* out) {
+    for (int k = 0; k < 3; ++k) out[k] = load_pairs(p + k, q == nullptr ? q : q + k, 2, chosen[k]);
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) { return fma(high(w), high(x), fma(low(w), low(x), sum)); }

@@ -63,11 +63,33 @@ struct Simd {
       if (chosen.lanes >> i & 1) out[i] = p[i * step];
     return load(out);
   }
+  // Lane i of out[k] is p[2 * i + k], for k < 3.
+  static void load_second(const float* p, const Steps* chosen, Vec* out) {
+    const unsigned read = second(chosen);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const Vec low = _mm512_maskz_loadu_ps(static_cast<Lanes>(read), p);
+    const Vec high = _mm512_maskz_loadu_ps(static_cast<Lanes>(read >> 16), p + 16);
+    const Vec last = _mm512_maskz_loadu_ps(chosen[2].lanes >> 15, p + 32),
+              evens = _mm512_permutex2var_ps(low, even, high);
+    out[0] = _mm512_maskz_mov_ps(chosen[0].lanes, evens);
+    out[1] = _mm512_maskz_permutex2var_ps(chosen[1].lanes, low, odd, high);
+    out[2] = _mm512_castsi512_ps(
+        _mm512_maskz_alignr_epi32(chosen[2].lanes, _mm512_castps_si512(last), _mm512_castps_si512(evens), 1));
+  }
   // Lane i is the pair of halves (p[i * step], q[i * step]); a null q is 0.
   static Vec load_pairs(const uint16_t* p, const uint16_t* q, std::ptrdiff_t step, Steps chosen) {
     const __m512i low = low_halves(p, step, chosen);
     if (q == nullptr) return _mm512_castsi512_ps(low);
     return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(low_halves(q, step, chosen), 16)));
+  }
+  // Lane i of out[k] is the pair of halves (p[2 * i + k], q[2 * i + k]), for k < 3; a null q is 0.
+  static void load_second_pairs(const uint16_t* p, const uint16_t* q, const Steps* chosen, Vec* out) {
+    __m512i low[3], high[3] = {};
+    second_halves(p, chosen, low);
+    if (q != nullptr) second_halves(q, chosen, high);
+    SPARSEKIT_UNROLL
+    for (int k = 0; k < 3; ++k) out[k] = _mm512_castsi512_ps(_mm512_or_si512(low[k], _mm512_slli_epi32(high[k], 16)));
   }
   // sum + w0 * x0 + w1 * x1 for the pairs of bfloat16 in each lane; the instruction takes subnormals for 0.
   static Vec mac_pairs(Vec w, Vec x, Vec sum) {
@@ -151,6 +173,18 @@ struct Simd {
     for (int i = 0; i < 16; ++i)
       if (chosen.lanes >> i & 1) out[i] = p[i * step];
     return _mm512_load_si512(out);
+  }
+  // The first 32 elements that three taps a stride of 2 apart read.
+  static __mmask32 second(const Steps* chosen) {
+    return chosen[0].spread | chosen[1].spread << 1 | chosen[2].spread << 2;
+  }
+  static void second_halves(const uint16_t* p, const Steps* chosen, __m512i* out) {
+    const __m512i read = _mm512_maskz_loadu_epi16(second(chosen), p);
+    const __m512i last = _mm512_maskz_loadu_epi16(chosen[2].lanes >> 15, p + 32);
+    const __m512i evens = _mm512_and_si512(read, _mm512_set1_epi32(0xffff));
+    out[0] = _mm512_maskz_mov_epi32(chosen[0].lanes, evens);
+    out[1] = _mm512_maskz_srli_epi32(chosen[1].lanes, read, 16);
+    out[2] = _mm512_maskz_alignr_epi32(chosen[2].lanes, last, evens, 1);
   }
   // Bit i of `bits` at 2 * i.
   static unsigned spread_bits(unsigned bits) {
