@@ -56,9 +56,10 @@ struct ConvPanel {
 
 // One entry per instruction set.
 struct ConvKernels {
-  int width;      // lanes
-  int most_rows;  // of a panel
-  int channels;   // side by side in each lane of a panel's line
+  int width;             // lanes
+  int most_rows;         // of a panel
+  int most_vector_rows;  // of a panel that vectors of outputs read
+  int channels;          // side by side in each lane of a panel's line
   void (*pack)(const ConvLayout&, const ConvOperands&, int64_t strip, float* lines);
   // `sums` is scratch for as many rows as a chunk has, times the layout's rows, vectors.
   void (*multiply_entries)(const ConvEntries&, const ConvPanel&, float* sums);

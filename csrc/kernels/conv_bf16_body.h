@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr sparsekit::ConvKernels kConvKernels = {kWidth,  kMostRows, Bf16::kChannels,       pack<Bf16>,
-                                                 nullptr, nullptr,   multiply_vectors<Bf16>};
+constexpr sparsekit::ConvKernels kConvKernels = {kWidth,     kMostVectorRows, kMostVectorRows, Bf16::kChannels,
+                                                 pack<Bf16>, nullptr,         nullptr,         multiply_vectors<Bf16>};
 
 }  // namespace

@@ -94,7 +94,8 @@ void ConvBlocks::fill_vectors(const BlockPlaces& places, const std::vector<int64
 
 void ConvBlocks::multiply(const ConvOperands& operands) const {
   const auto entry = layouts_.get(operands.size, operands.whole_rows(), [&] {
-    ConvLayout layout(shape_, operands.size, operands.whole_rows(), kernels_->width, kernels_->most_rows);
+    const int rows = slices_ ? kernels_->most_rows : kernels_->most_vector_rows;
+    ConvLayout layout(shape_, operands.size, operands.whole_rows(), kernels_->width, rows);
     Lines lines(columns_.size());
     const int64_t taps = shape_.taps();
     for (std::size_t p = 0; p < lines.size(); ++p)

@@ -10,15 +10,14 @@ namespace {
 using sparsekit::ConvEntries;
 using sparsekit::ConvSlices;
 
-// One row's weights of one tile against a panel of kRows rows; `sum` is read and written.
+// Adds one row's weights of one tile against a panel of kRows rows to `sum`.
 template <int kRows>
-SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, int count, const float* panel,
-                                  float* sum) {
+SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, int count, const float* panel, Vec* sum) {
   // A low panel needs several sets of sums to hide the latency of the multiply-add; a high one fills it alone.
   constexpr int kChains = kRows >= 3 ? 1 : 4 / kRows;
   Vec chain[kChains][kRows];
   SPARSEKIT_UNROLL
-  for (int j = 0; j < kRows; ++j) chain[0][j] = Simd::load(sum + j * kWidth);
+  for (int j = 0; j < kRows; ++j) chain[0][j] = sum[j];
   SPARSEKIT_UNROLL
   for (int c = 1; c < kChains; ++c) {
     SPARSEKIT_UNROLL
@@ -38,10 +37,9 @@ SPARSEKIT_INLINE void add_entries(const float* values, const uint16_t* lines, in
   for (; p < count; ++p) add(p, chain[0]);
   SPARSEKIT_UNROLL
   for (int j = 0; j < kRows; ++j) {
-    Vec total = chain[0][j];
+    sum[j] = chain[0][j];
     SPARSEKIT_UNROLL
-    for (int c = 1; c < kChains; ++c) total = Simd::add(total, chain[c][j]);
-    Simd::store(sum + j * kWidth, total);
+    for (int c = 1; c < kChains; ++c) sum[j] = Simd::add(sum[j], chain[c][j]);
   }
 }
 
@@ -68,23 +66,41 @@ void store_sums(const Targets<Fp32>& targets, const ConvPanel& panel, int64_t fi
   }
 }
 
+// A row's sums are in `sums` between tiles only: they start as the bias, and after the last tile they are results.
 template <int kRows>
 void multiply_entries_of(const ConvEntries& w, const ConvPanel& panel, float* sums) {
-  start_sums<kRows>(panel, w.first_row, w.rows, sums);
+  const Targets<Fp32> targets(panel);
   const float* values = w.values;
   const uint16_t* lines = w.lines;
   const uint16_t* counts = w.counts;
+  const int64_t rows = w.rows, first_row = w.first_row;
   for (int64_t t = 0; t < w.tiles; ++t) {
     const float* part = panel.lines + t * w.tile_channels * panel.layout->channel_lines * kWidth;
-    for (int64_t r = 0; r < w.rows; ++r) {
+    const bool first = t == 0, last = t + 1 == w.tiles;
+    for (int64_t r = 0; r < rows; ++r) {
       const int count = *counts++;
-      add_entries<kRows>(values, lines, count, part, sums + r * kRows * kWidth);
+      if (last && r + kOutputsAhead < rows) targets.prefetch(panel, first_row + r + kOutputsAhead);
+      float* at = sums + r * kRows * kWidth;
+      Vec sum[kRows];
+      if (first) {
+        const Vec start = bias_of(panel, first_row + r);
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) sum[j] = start;
+      } else {
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) sum[j] = Simd::load(at + j * kWidth);
+      }
+      add_entries<kRows>(values, lines, count, part, sum);
+      if (last) {
+        targets.store<kRows>(panel, first_row + r, sum);
+      } else {
+        SPARSEKIT_UNROLL
+        for (int j = 0; j < kRows; ++j) Simd::store(at + j * kWidth, sum[j]);
+      }
       values += count;
       lines += count;
     }
   }
-  const Targets<Fp32> targets(panel);
-  store_sums<kRows>(targets, panel, w.first_row, w.rows, sums);
 }
 
 // Adds one kernel of 3 x 3 weights for each of kOutputs outputs that read the same channel: each input line is loaded
@@ -195,7 +211,7 @@ void multiply_slices(const ConvSlices& w, const ConvPanel& panel, int64_t begin,
   });
 }
 
-constexpr sparsekit::ConvKernels kConvKernels = {kWidth,           kMostRows,       Fp32::kChannels,       pack<Fp32>,
-                                                 multiply_entries, multiply_slices, multiply_vectors<Fp32>};
+constexpr sparsekit::ConvKernels kConvKernels = {kWidth,     kMostRows,        kMostVectorRows, Fp32::kChannels,
+                                                 pack<Fp32>, multiply_entries, multiply_slices, multiply_vectors<Fp32>};
 
 }  // namespace

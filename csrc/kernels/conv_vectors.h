@@ -16,6 +16,8 @@ using sparsekit::ConvVectors;
 constexpr int64_t kOutputsAhead = 4;
 
 constexpr int kMostRows = kWidth == 16 ? sparsekit::kMostPanelRows : 6;
+// The sums of four outputs leave registers for a line and two weights.
+constexpr int kMostVectorRows = kWidth == 16 ? 7 : 3;
 
 // kGroup rows from `row` on share every line that they read.
 template <class Element, int kRows, int kGroup>
@@ -71,7 +73,8 @@ void multiply_vectors_of(const ConvVectors& w, const ConvPanel& panel, int64_t b
 
 template <class Element>
 void multiply_vectors(const ConvVectors& w, const ConvPanel& panel, int64_t begin, int64_t end) {
-  with_constant<kMostRows>(panel.rows, [&](auto rows) { multiply_vectors_of<Element, rows>(w, panel, begin, end); });
+  with_constant<kMostVectorRows>(panel.rows,
+                                 [&](auto rows) { multiply_vectors_of<Element, rows>(w, panel, begin, end); });
 }
 
 }  // namespace
